@@ -1,0 +1,1 @@
+"""Data sets of labelled sequences, split by person."""

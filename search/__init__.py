@@ -1,0 +1,1 @@
+"""The search: spaces, suggestions, the LARNN objective, and the command line."""

@@ -1,0 +1,124 @@
+"""One study: what is searched, by which rules, and how it is doing."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from trials.errors import InvalidValueError
+from trials.trial import TrialState
+
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def check_study_name(name: str) -> str:
+    """Return ``name`` when it can name a study.
+
+    Raises:
+        InvalidValueError: If it is empty, over 64 characters, or has characters other than letters,
+            digits, ``-`` and ``_`` (a name becomes a file name and a database key).
+    """
+    if not STUDY_NAME.fullmatch(name):
+        shown = name if len(name) <= 40 else name[:40] + "…"
+        raise InvalidValueError(
+            "a study name has 1 to 64 letters, digits, '-' and '_', and starts with a letter or "
+            f"digit, got {shown!r}"
+        )
+    return name
+
+
+class StudyState(enum.StrEnum):
+    """What workers and feeders may do for a study."""
+
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED"
+    """No trial starts; running ones are checkpointed and go back to the queue."""
+    STOPPING = "STOPPING"
+    """No trial starts; running ones finish; then the study is COMPLETE."""
+    COMPLETE = "COMPLETE"
+    CANCELLED = "CANCELLED"
+    """Everything was dropped at once, without checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudySpec:
+    """Everything that is decided when a study is launched."""
+
+    name: str
+    objective: str
+    """``module:function``; a worker runs it only when its allow list names it."""
+    space: Mapping[str, Any]
+    """The searched parameters: ``{"name": str, "rows": [...]}`` (`search.space.Space.to_dict`)."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that every trial shares; together with a sample they are a trial's ``params``."""
+    algorithm: str = "tpe"
+    seed: int = 0
+    max_trials: int | None = None
+    """Trials that finish COMPLETE, PRUNED or FAILED; None: until stopped."""
+    timeout_s: float | None = None
+    """Wall-clock seconds from the study's creation until no further trial starts."""
+    threads: int = 1
+    """CPU threads of each trial."""
+    priority: int = 1
+    """Share of the workers, relative to the other studies'."""
+    max_retries: int = 2
+    trial_timeout_s: float | None = None
+    stall_timeout_s: float | None = None
+    memory_limit_bytes: int | None = None
+    pruner: Mapping[str, Any] = field(default_factory=lambda: {"name": "none"})
+    requirements: Mapping[str, Any] = field(default_factory=dict)
+    """What a worker must have, checked by the objective: ``{"data_fingerprint": str, ...}``."""
+
+    def __post_init__(self) -> None:
+        check_study_name(self.name)
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.objective):
+            raise InvalidValueError(
+                f"an objective is named 'module:function', got {self.objective!r}"
+            )
+        for name, least in {"threads": 1, "priority": 1, "max_retries": 0, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise InvalidValueError(
+                    f"{name} must be at least {least}, got {getattr(self, name)}"
+                )
+        for name in (
+            "max_trials",
+            "timeout_s",
+            "trial_timeout_s",
+            "stall_timeout_s",
+            "memory_limit_bytes",
+        ):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InvalidValueError(f"{name} must be above 0, got {value}")
+
+
+IDENTITY_FIELDS = ("objective", "space", "fixed", "algorithm", "seed", "threads", "requirements")
+"""A study started again must agree in these; the others may change (a larger budget, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study as it was when it was read."""
+
+    spec: StudySpec
+    state: StudyState
+    created_at: datetime
+    cutoffs: Mapping[int, float] = field(default_factory=dict)
+    """Per reported step, the loss above which the pruner gives a trial up."""
+    message: str = ""
+    """Why the study is in its state, for people."""
+    test_looks: tuple[Mapping[str, Any], ...] = ()
+    """Every look taken at the test people: ``{"number", "test_accuracy", "at", ...}``."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.spec.name
+
+
+Counts = Mapping[TrialState, int]
+"""Trials by state; every state is a key."""
