@@ -16,8 +16,22 @@ help: check-machine
 	@echo 'make lint      ruff, mypy, import-linter'
 	@echo 'make bench     speed against torch.nn.LSTM'
 
+# What pip cannot bring: Python with venv, and the two system libraries of the bundled mongod.
 check-machine:
-	@sh search/check_machine.sh $(PYTHON)
+	@missing=; \
+	command -v $(PYTHON) >/dev/null || missing="$$missing python3"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ "$$(uname -s)" = Linux ] && [ -z "$$LARNN_MONGO_URI$$LARNN_MONGOD" ] && ! command -v mongod >/dev/null; then \
+	  libraries=$$(PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p); \
+	  case "$$libraries" in *libcurl.so.4*) ;; *) missing="$$missing libcurl4" ;; esac; \
+	  case "$$libraries" in *libssl.so.3*) ;; *) missing="$$missing libssl3" ;; esac; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "This machine lacks:$$missing" >&2; \
+	  echo "On Debian or Ubuntu: apt-get install$$missing" >&2; exit 1; \
+	fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "larnn-search needs Python 3.11 or newer, found $$($(PYTHON) -V): set PYTHON=python3.11" >&2; exit 1; }
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-machine

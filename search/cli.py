@@ -1,0 +1,99 @@
+"""`larnn-search`: puts the commands together and turns errors into one clear line.
+
+Exit status: 0 done, 1 a failure, 2 the user's mistake, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from search.commands import catalogue, reading, searching, server, steering
+from search.options import defaults_from_file
+from trials import errors
+
+USER_MISTAKES = (
+    errors.InvalidValueError,
+    errors.StudyNotFoundError,
+    errors.StudyMismatchError,
+    errors.TrialNotFoundError,
+    errors.IllegalTransitionError,
+)
+
+
+class Commands(click.Group):
+    """Lists commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in order of registration."""
+        return list(self.commands)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="larnn-search")
+@click.option("--debug", is_flag=True, help="Show tracebacks and more log lines.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Find out which settings of a LARNN win: window, heads, layers, activation and the rest.
+
+    On one machine `larnn-search run --study NAME` does it all. Over several, start `launch` on one
+    and `worker` on each, with the same LARNN_MONGO_URI.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    # Libraries speak up only when something is wrong.
+    for name in ("pymongo", "matplotlib", "hyperopt"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    ctx.default_map = defaults_from_file(cli.commands)
+
+
+for module in (searching, reading, steering, catalogue, server):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; never returns."""
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result: Any = cli.main(arguments, prog_name="larnn-search", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return complain(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return complain("stopped; the same command goes on where it left off", 130)
+    except errors.TrialsError as error:
+        if "--debug" in arguments:
+            raise
+        return complain(str(error), 2 if isinstance(error, USER_MISTAKES) else 1)
+    except BrokenPipeError:
+        # `larnn-search trials quick | head` is no error; keep Python from flushing into the pipe.
+        sys.stdout = None  # type: ignore[assignment]  # documented way to silence the last flush
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def complain(message: str, status: int) -> int:
+    """Print an error as users should see it: one line, no traceback."""
+    click.echo(f"larnn-search: {message}", err=True)
+    return status
+
+
+def version() -> str:
+    """Version of this project, as installed."""
+    return importlib.metadata.version("larnn-search")

@@ -1,0 +1,97 @@
+"""What a finished study has to say: the winner, its one look at the test people, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.launch import DEFAULT_OBJECTIVE
+from trials.store import WEIGHTS, TrialStore
+from trials.study import Study
+from trials.trial import Trial
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a search, ready to be shown or written as JSON."""
+
+    study: Study
+    best: Trial | None
+    counts: Mapping[str, int]
+    figures: tuple[Path, ...] = ()
+    test: Mapping[str, Any] | None = None
+    """The logged look at the test people for the chosen trial; None: not looked."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The line with which ``run --json`` ends."""
+        best = None
+        if self.best is not None:
+            best = {
+                "number": self.best.number,
+                "params": dict(self.best.params),
+                "loss": self.best.loss,
+                "validation_accuracy": self.best.result.get("validation_accuracy"),
+                "test_accuracy": self.test["test_accuracy"] if self.test else None,
+            }
+        return {
+            "study": self.study.name,
+            "best": best,
+            "counts": dict(self.counts),
+            "figures": [str(path) for path in self.figures],
+        }
+
+
+def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) -> Answer:
+    """Draw the figures and, for a finished study, look at the test people once.
+
+    Args:
+        store: Where the study is kept.
+        name: The study's name.
+        folder: Where figures are written, made when missing.
+        look_at_test: Whether the study is finished, so that its chosen trial may be tested.
+    """
+    study = store.get_study(name)
+    best = store.best_trial(name)
+    look = None
+    if look_at_test and best is not None and study.spec.objective == DEFAULT_OBJECTIVE:
+        look = test_look(store, study, best)
+    counts = {str(state): count for state, count in store.counts(name).items()}
+    figures = draw_figures(store, study, folder) if best is not None else ()
+    return Answer(store.get_study(name), best, counts, figures, look)
+
+
+def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any] | None:
+    """Test the chosen trial's own kept weights; a trial that was looked at is not tested again.
+
+    Returns:
+        ``{"number", "test_accuracy", ...}`` as logged in the study, None without kept weights.
+    """
+    for look in study.test_looks:
+        if look["number"] == trial.number:
+            return look
+    weights = store.load_blob(study.name, trial.number, WEIGHTS)
+    if weights is None:
+        return None
+    from search.objective import test_metrics
+
+    metrics = test_metrics(trial.params, weights)
+    return store.record_test_look(study.name, {"number": trial.number, **metrics}).test_looks[-1]
+
+
+def draw_figures(store: TrialStore, study: Study, folder: Path) -> tuple[Path, ...]:
+    """Write the two figures that every search ends with."""
+    from search import plots, results
+    from search.space import Space
+
+    frame = results.trials_frame(store.list_trials(study.name, with_reports=False), study)
+    space = Space.from_dict(study.spec.space)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        "best_loss.png": plots.best_loss_over_trials(frame),
+        "settings.png": plots.loss_against_settings(frame, space),
+    }
+    for file, figure in drawn.items():
+        plots.save_figure(figure, folder / file)
+    return tuple(folder / file for file in drawn)

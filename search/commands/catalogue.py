@@ -1,0 +1,46 @@
+"""Commands that list what can be searched, and on what data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from search.commands.reading import print_json
+from search.options import json_option, mistakes
+
+
+@click.command()
+@json_option
+def datasets(as_json: bool) -> None:
+    """List the data sets: shapes, classes, people, licence and source."""
+    from model import data
+
+    from search.screens import print_datasets
+
+    cards = data.available()
+    if as_json:
+        print_json([dataclasses.asdict(card) for card in cards])
+    else:
+        print_datasets(cards)
+
+
+@click.command()
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@json_option
+def spaces(name: str | None, as_json: bool) -> None:
+    """List the spaces, or show the ranges of one."""
+    from search.screens import print_space, print_spaces
+    from search.space import NAMED_SPACES, resolve
+
+    with mistakes():
+        shown = [resolve(name)] if name else list(NAMED_SPACES.values())
+    if as_json:
+        print_json([space.to_dict() for space in shown])
+    elif name:
+        print_space(shown[0])
+    else:
+        print_spaces(shown)
+
+
+COMMANDS = (datasets, spaces)

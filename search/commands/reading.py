@@ -1,0 +1,126 @@
+"""Commands that only look: status, studies, trials, show, best."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from search.options import json_option, mongo_option, number_argument, opened, study_argument
+from trials.trial import TrialState
+
+
+@click.command()
+@click.argument("study", required=False)
+@click.option("--watch", is_flag=True, help="Keep the view up to date until the study is over.")
+@mongo_option
+@json_option
+def status(study: str | None, watch: bool, mongo: str | None, as_json: bool) -> None:
+    """How a study is doing (by default the latest): trials by state, best so far, workers."""
+    from search.live import LiveView, take_snapshot
+    from search.screens import print_rich
+
+    with opened(mongo) as store:
+        name = study or _latest(store.list_studies())
+        if watch:
+            with LiveView(store, name) as view:
+                while not view.refresh().is_over:
+                    view.wait()
+            return
+        snapshot = take_snapshot(store, name)
+        if as_json:
+            print_json(snapshot.to_json())
+        else:
+            print_rich(snapshot.renderable())
+
+
+@click.command()
+@mongo_option
+@json_option
+def studies(mongo: str | None, as_json: bool) -> None:
+    """List the studies, oldest first."""
+    from search import screens
+
+    with opened(mongo) as store:
+        rows = [(study, store.counts(study.name)) for study in store.list_studies()]
+    if as_json:
+        print_json([screens.study_row(study, counts) for study, counts in rows])
+    else:
+        screens.print_studies(rows)
+
+
+@click.command()
+@study_argument
+@click.option("--state", "states", multiple=True, help="Only these states; may be repeated.",
+              type=click.Choice([str(state) for state in TrialState], case_sensitive=False))  # fmt: skip
+@mongo_option
+@json_option
+def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
+    """List a study's trials by number."""
+    from search import screens, tables
+
+    with opened(mongo) as store:
+        spec = store.get_study(study).spec
+        wanted = [TrialState(state) for state in states] or None
+        found = store.list_trials(study, states=wanted, with_reports=False)
+    if as_json:
+        print_json([tables.trial_row(trial) for trial in found])
+    else:
+        screens.print_trials(spec, found)
+
+
+@click.command()
+@study_argument
+@number_argument
+@mongo_option
+@json_option
+def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
+    """Show one trial: settings, reports, failures, and the command that repeats it."""
+    from search import screens, tables
+
+    with opened(mongo) as store:
+        found = store.get_study(study)
+        trial = store.get_trial(study, number)
+    if as_json:
+        print_json(tables.trial_row(trial, full=True))
+    else:
+        screens.print_trial(found, trial)
+
+
+@click.command()
+@study_argument
+@click.option("-n", "count", type=click.IntRange(min=1), default=5, help="How many.",
+              show_default=True)  # fmt: skip
+@mongo_option
+@json_option
+def best(study: str, count: int, mongo: str | None, as_json: bool) -> None:
+    """Show a study's best trials in real values."""
+    from search import screens, tables
+
+    with opened(mongo) as store:
+        found = store.get_study(study)
+        complete = store.list_trials(study, states=[TrialState.COMPLETE], with_reports=False)
+    ranked = tables.best_trials(complete, count)
+    if as_json:
+        print_json([tables.trial_row(trial) for trial in ranked])
+    elif not ranked:
+        raise click.ClickException(
+            f"study {study} has no COMPLETE trial yet; see larnn-search status {study}"
+        )
+    else:
+        screens.print_best(found, ranked)
+
+
+COMMANDS = (status, studies, trials, show, best)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document; NaN has been made null by then, so a stray one is a bug."""
+    click.echo(json.dumps(value, allow_nan=False, indent=2))
+
+
+def _latest(studies: list[Any]) -> str:
+    if not studies:
+        raise click.UsageError("there is no study yet; start one: larnn-search run --study NAME")
+    return str(studies[-1].name)

@@ -1,0 +1,203 @@
+"""Commands that make a search happen: run, launch, feed, worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from search.options import json_option, mistakes, mongo_option, opened, option, study_options
+
+if TYPE_CHECKING:
+    from trials.store import TrialStore
+    from trials.study import Study
+
+output_option = option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
+    help="Folder for figures and logs; each study has its own inside.",
+)  # fmt: skip
+
+
+@click.command()
+@study_options
+@option("--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine.")
+@output_option
+@mongo_option
+@json_option
+def run(
+    workers: int, output: Path, mongo: str | None, as_json: bool, **request: Any
+) -> int:
+    """Search on this machine: feeder, workers, live view, and the answer at the end.
+
+    Ctrl-C stops cleanly; the same command resumes. A finished study shows its answer again.
+    """
+    from search.pool import WorkerPool
+
+    with opened(mongo) as store:
+        study = _launch(store, request)
+        folder = output / study.name
+        if not _is_over(study):
+            with (
+                WorkerPool(
+                    study.name, workers, mongo=mongo, objectives=[study.spec.objective],
+                    log=folder / "workers.log",
+                ) as pool,
+                _feeding(store, study.name),
+            ):  # fmt: skip
+                _follow(store, study.name, alive=lambda: pool.alive > 0, log=pool.log)
+        return _show_answer(store, study.name, folder, as_json)
+
+
+@click.command()
+@study_options
+@output_option
+@click.option("--no-wait", is_flag=True, help="Write the study and leave; a `feed` carries it on.")
+@mongo_option
+@json_option
+def launch(
+    output: Path, no_wait: bool, mongo: str | None, as_json: bool, **request: Any
+) -> int:
+    """Start a search that workers on any machine carry out, and follow it to its answer."""
+    with opened(mongo) as store:
+        study = _launch(store, request)
+        if no_wait:
+            click.echo(f"Study {study.name} is in the queue; follow it: larnn-search status --watch")
+            return 0
+        if not _is_over(study):
+            with _feeding(store, study.name):
+                _follow(store, study.name)
+        return _show_answer(store, study.name, output / study.name, as_json)
+
+
+@click.command()
+@option("--study", help="Feed this study only; none: every study.")
+@mongo_option
+def feed(study: str | None, mongo: str | None) -> None:
+    """Stand by and suggest trials for studies whose launcher is gone."""
+    from search.feeder import feed_all
+
+    with opened(mongo) as store, _stop_on_signals() as stop:
+        click.echo("feeding; Ctrl-C ends it", err=True)
+        feed_all(store, stop, only=study)
+
+
+@click.command()
+@option("--study", "studies", multiple=True, help="Serve this study only; may be repeated.")
+@option("--slots", default="auto", metavar="auto|N",
+        help="Trials at a time; auto: one per GPU, else as many as the CPU takes.")
+@option("--allow-objective", "allowed", multiple=True, metavar="MODULE:FUNCTION",
+        help="Also run this objective of your own; may be repeated.")
+@click.option("--with-parent", type=int, hidden=True, help="Leave when this process is gone.")
+@mongo_option
+def worker(
+    studies: tuple[str, ...], slots: str, allowed: tuple[str, ...], with_parent: int | None,
+    mongo: str | None,
+) -> None:  # fmt: skip
+    """Pull trials from the queue and run them, until told to stop."""
+    from search.launch import DEFAULT_OBJECTIVE
+    from trials.worker import detect_slots, run_worker
+
+    with mistakes():
+        devices = detect_slots(slots if slots == "auto" else int(slots))
+    if with_parent is not None:
+        _leave_with(with_parent)
+    with opened(mongo) as store:
+        run_worker(
+            store,
+            slots=devices,
+            objectives=(DEFAULT_OBJECTIVE, *allowed),
+            studies=studies or None,
+        )
+
+
+COMMANDS = (run, launch, feed, worker)
+
+
+def _launch(store: TrialStore, request: dict[str, Any]) -> Study:
+    from search.launch import Request
+    from search.launch import launch as write_study
+
+    with mistakes():
+        return write_study(store, Request(**request), lambda line: click.echo(line, err=True))
+
+
+def _is_over(study: Study) -> bool:
+    from trials.study import StudyState
+
+    return study.state in (StudyState.COMPLETE, StudyState.CANCELLED)
+
+
+@contextmanager
+def _feeding(store: TrialStore, study: str) -> Iterator[None]:
+    """Feed ``study`` from a thread of this process while the block runs."""
+    from search.feeder import Feeder
+
+    stop = threading.Event()
+    thread = threading.Thread(target=Feeder(store, study).run, args=(stop,), name="feeder")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow(
+    store: TrialStore, study: str, *, alive: Callable[[], bool] = lambda: True, log: Path | None = None
+) -> None:
+    """Show the live view until the study is over.
+
+    Raises:
+        click.ClickException: If all workers of this machine are gone before that.
+    """
+    from search.live import LiveView
+
+    with LiveView(store, study) as view:
+        while not view.refresh().is_over:
+            if not alive():
+                raise click.ClickException(f"all workers have ended; their log is {log}")
+            view.wait()
+
+
+def _show_answer(store: TrialStore, study: str, folder: Path, as_json: bool) -> int:
+    from search.answer import answer
+    from search.screens import print_answer
+
+    result = answer(store, study, folder, look_at_test=_is_over(store.get_study(study)))
+    print_answer(result)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), allow_nan=False))
+    return 0 if result.best is not None else 1
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGINT sets."""
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_with(parent: int) -> None:
+    """Tell this process to stop (as SIGTERM does) once the launcher ``parent`` is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            threading.Event().wait(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

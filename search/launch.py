@@ -1,0 +1,127 @@
+"""From what a user asked for to a study in the store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.presets import PRESETS
+from search.space import Space, parse_assignment, resolve
+from trials.store import TrialStore
+from trials.study import Study, StudySpec
+
+DEFAULT_OBJECTIVE = "search.objective:train_larnn"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `run` and `launch`; None means: as the preset says."""
+
+    study: str
+    preset: str = "full"
+    data: str | None = None
+    space: str | None = None
+    objective: str | None = None
+    algorithm: str = "tpe"
+    pruner: str = "none"
+    max_trials: int | None = None
+    timeout: float | None = None
+    trial_timeout: float | None = None
+    epochs: int | None = None
+    fix: tuple[str, ...] = field(default=())
+    seed: int = 0
+    threads: int = 1
+    priority: int = 1
+
+
+def launch(store: TrialStore, request: Request, say: Callable[[str], None]) -> Study:
+    """Write the study that ``request`` describes, or find the one that it continues.
+
+    Args:
+        store: Where the study is kept.
+        request: What the user asked for.
+        say: Takes lines for the user about what takes time.
+
+    Raises:
+        ValueError: For an unknown space, data set or parameter, or a value out of range.
+        StudyMismatchError: If the study exists with other settings.
+    """
+    return store.create_study(build_spec(request, say))
+
+
+def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
+    """Settle every setting of a study; see `launch` for arguments and errors."""
+    own = request.objective in (None, DEFAULT_OBJECTIVE)
+    space, fixed, max_trials = _own_settings(request) if own else _foreign_settings(request)
+    for assignment in request.fix:
+        name, value = parse_assignment(assignment)
+        if name in {row.name for row in space.rows}:
+            space = space.fix(name, value)
+        fixed[name] = value
+    requirements: dict[str, Any] = {}
+    if own:
+        _check_parameters(space, fixed)
+        requirements["data_fingerprint"] = _data_fingerprint(fixed, say)
+    return StudySpec(
+        name=request.study,
+        objective=request.objective or DEFAULT_OBJECTIVE,
+        space=space.to_dict(),
+        fixed=fixed,
+        algorithm=request.algorithm,
+        seed=request.seed,
+        max_trials=max_trials,
+        timeout_s=request.timeout,
+        trial_timeout_s=request.trial_timeout,
+        threads=request.threads,
+        priority=request.priority,
+        pruner={"name": request.pruner},
+        requirements=requirements,
+    )
+
+
+def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
+    """Space, fixed parameters and budget for the LARNN objective: the preset, then the options."""
+    preset = PRESETS[request.preset]
+    space = resolve(request.space) if request.space else preset.space
+    fixed = {"data": "har", **preset.fixed}
+    for name, value in {"data": request.data, "epochs": request.epochs}.items():
+        if value is not None:
+            fixed[name] = value
+    return space, fixed, request.max_trials or preset.max_trials
+
+
+def _foreign_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
+    """Space, fixed parameters and budget for a user's objective: only what the user said."""
+    if request.space is None:
+        raise ValueError(
+            f"an objective of your own needs a space of its own, got --objective "
+            f"{request.objective} without --space: write one (docs/extending.md)"
+        )
+    for name in ("data", "epochs"):
+        if getattr(request, name) is not None:
+            raise ValueError(
+                f"--{name} belongs to the LARNN objective; give it to {request.objective} "
+                f"with --fix {name}={getattr(request, name)}"
+            )
+    return resolve(request.space), {}, request.max_trials
+
+
+def _check_parameters(space: Space, fixed: Mapping[str, Any]) -> None:
+    """Refuse names and values that the LARNN does not know, before any trial trips over them."""
+    from model.config import TrialConfig
+
+    TrialConfig.from_params({**space.example(), **fixed})
+
+
+def _data_fingerprint(fixed: Mapping[str, Any], say: Callable[[str], None]) -> str:
+    from model import data
+
+    say(f"Loading data {fixed['data']} …")
+    return data.load(str(fixed["data"]), int(fixed.get("time_stride", 1))).fingerprint
+
+
+def own_command(*arguments: str) -> list[str]:
+    """A command line that starts `larnn-search` under this very Python."""
+    return [sys.executable, "-m", "search", *arguments]

@@ -1,0 +1,127 @@
+"""Options that several commands share. Each has an environment twin and may stand in a file.
+
+Precedence: option, environment, ``larnn-search.toml`` in the current folder, default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from trials.store import TrialStore
+
+CONFIG_FILE = "larnn-search.toml"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def option(name: str, *declarations: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option whose environment twin is ``LARNN_<NAME>``, both shown in ``--help``."""
+    twin = "LARNN_" + name.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("envvar", twin)
+    settings.setdefault("show_envvar", True)
+    settings.setdefault("show_default", settings.get("default") is not None)
+    return click.option(name, *declarations, **settings)
+
+
+mongo_option = option(
+    "--mongo",
+    "mongo",
+    metavar="URI",
+    envvar="LARNN_MONGO_URI",
+    help="MongoDB without password in it; none: a private server on this machine.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+study_argument = click.argument("study")
+number_argument = click.argument("number", type=click.IntRange(min=0))
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for add in reversed(options):
+            command = add(command)
+        return command
+
+    return decorate
+
+
+study_options = together(
+    option("--preset", type=click.Choice(["quick", "full"]), default="full",
+           help="Sizes and budget to start from; every option below overrides it."),
+    option("--study", required=True, help="Name of the study; an existing one is resumed."),
+    option("--data", help="Data set; see `larnn-search datasets`."),
+    option("--space", metavar="NAME|FILE.toml", help="What is searched; see `larnn-search spaces`."),
+    option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
+    option("--algorithm", type=click.Choice(["tpe", "random", "anneal"]), default="tpe",
+           help="How settings are suggested."),
+    option("--pruner", type=click.Choice(["none", "asha", "median"]), default="none",
+           help="How hopeless trials are given up."),
+    option("--max-trials", type=click.IntRange(min=1), help="Trials to finish."),
+    option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+           help="Start no trial after that long."),
+    option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+           help="Longest one attempt may take."),
+    option("--epochs", type=click.IntRange(min=1), help="Epochs of each trial."),
+    option("--fix", multiple=True, metavar="NAME=VALUE", help="Pin a parameter; may be repeated."),
+    option("--seed", type=click.IntRange(min=0), default=0, help="Seed of suggestions and trials."),
+    option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads of each trial."),
+    option("--priority", type=click.IntRange(min=1), default=1, help="Share of the workers."),
+)  # fmt: skip
+
+
+def defaults_from_file(commands: dict[str, click.Command]) -> dict[str, dict[str, Any]]:
+    """Read ``larnn-search.toml``: top-level keys are options of every command that has them.
+
+    Raises:
+        click.UsageError: If the file is no TOML, or names an option that no command has.
+    """
+    path = Path(CONFIG_FILE)
+    if not path.is_file():
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{CONFIG_FILE} is not valid TOML: {error}") from None
+    known = {name: {p.name for p in command.params} for name, command in commands.items()}
+    for key in values:
+        if not any(key.replace("-", "_") in names for names in known.values()):
+            raise click.UsageError(f"{CONFIG_FILE}: no command has an option {key!r}")
+    return {
+        command: {k.replace("-", "_"): v for k, v in values.items() if k.replace("-", "_") in names}
+        for command, names in known.items()
+    }
+
+
+@contextmanager
+def opened(mongo: str | None) -> Iterator[TrialStore]:
+    """The store that ``--mongo``, the environment, or the private server stands for."""
+    from trials.connect import connect
+
+    with connect(uri_from_option(mongo)) as store:
+        yield store
+
+
+def uri_from_option(mongo: str | None) -> str | None:
+    """The address given as an option; None where it came from the environment.
+
+    `trials.connect` allows a password in the environment but not on the command line, so it has to
+    know which of the two it was.
+    """
+    source = click.get_current_context().get_parameter_source("mongo")
+    return None if source is click.core.ParameterSource.ENVIRONMENT else mongo
+
+
+@contextmanager
+def mistakes() -> Iterator[None]:
+    """Show a ValueError about what the user wrote as the user's mistake (exit status 2)."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error

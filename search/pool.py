@@ -1,0 +1,83 @@
+"""The worker processes that `larnn-search run` starts on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from search.launch import own_command
+
+GRACE_SECONDS = 5.0
+"""A worker that was told to stop has saved its checkpoints by then."""
+
+
+class WorkerPool:
+    """Starts workers for one study, and stops them when the block ends.
+
+    Workers are processes of their own session: a Ctrl-C in the terminal reaches only the launcher,
+    which then tells them to save and leave.
+    """
+
+    def __init__(
+        self, study: str, count: int, *, mongo: str | None, objectives: Sequence[str], log: Path
+    ) -> None:
+        arguments = ["--study", study, "--slots", "1", "--with-parent", str(os.getpid())]
+        for objective in objectives:
+            arguments += ["--allow-objective", objective]
+        self._command = own_command("worker", *arguments)
+        self._environment = dict(os.environ)
+        if mongo is not None:
+            # Never on the command line, where other users of the machine could read it.
+            self._environment["LARNN_MONGO_URI"] = mongo
+        self._count = count
+        self._log = log
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            for _ in range(self._count):
+                self._processes.append(
+                    subprocess.Popen(
+                        self._command,
+                        env=self._environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+        return self
+
+    @property
+    def alive(self) -> int:
+        """How many workers have not ended."""
+        return sum(process.poll() is None for process in self._processes)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        try:
+            for process in self._processes:
+                process.wait(max(0.0, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            # Its children see the pipe close and end as well; their leases run out.
+            self._signal(signal.SIGKILL)
+            for process in self._processes:
+                process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
