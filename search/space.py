@@ -1,0 +1,356 @@
+"""What is searched: the one table of ranges, named spaces, and spaces that users write.
+
+No Hyperopt and no torch here: plots and the command line read spaces too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from model.config import TrialConfig
+from search.parameter import Parameter, Value, did_you_mean
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """A step between what is sampled and what trains, and its way back (for enqueued trials)."""
+
+    doc: str
+    forward: Callable[[dict[str, Any]], dict[str, Any]]
+    backward: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _divide_hidden(sampled: dict[str, Any]) -> dict[str, Any]:
+    hidden = sampled.pop("hidden_size")
+    return {**sampled, "head_size": max(1, round(hidden / sampled["num_heads"]))}
+
+
+def _multiply_heads(params: dict[str, Any]) -> dict[str, Any]:
+    return {**params, "hidden_size": float(params["num_heads"] * params.pop("head_size"))}
+
+
+DERIVATIONS: Mapping[str, Derivation] = {
+    "head_size_from_hidden_size": Derivation(
+        "head_size = max(1, round(hidden_size / num_heads)), as the paper's search did",
+        _divide_hidden,
+        _multiply_heads,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Rows that are sampled, and parameters that belong to the space but stay fixed.
+
+    Raises:
+        ValueError: For a name used twice, a condition on an unknown or unfit parameter, conditions
+            that depend on each other, or an unknown derivation.
+    """
+
+    name: str
+    rows: tuple[Parameter, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    derive: str | None = None
+    """One of `DERIVATIONS`, applied to each sample; what it returns is stored and trained."""
+    doc: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        for name in names:
+            if names.count(name) > 1 or name in self.fixed:
+                raise ValueError(f"space {self.name!r} names parameter {name!r} twice")
+        if self.derive is not None and self.derive not in DERIVATIONS:
+            raise ValueError(
+                f"space {self.name!r} has unknown derivation {self.derive!r}; "
+                f"{did_you_mean(self.derive, tuple(DERIVATIONS))}"
+            )
+        for row in self.rows:
+            for other, value in row.when.items():
+                self._check_condition(row, other, value)
+            self.conditions(row)
+
+    def _check_condition(self, row: Parameter, other: str, value: Value) -> None:
+        parent = next((r for r in self.rows if r.name == other and r.kind == "choice"), None)
+        start = f"{row.where}parameter {row.name!r} is sampled when {other} = {value!r}, but "
+        if parent is None:
+            known = tuple(r.name for r in self.rows if r.kind == "choice")
+            raise ValueError(f"{start}{other!r} is no choice here; {did_you_mean(other, known)}")
+        if not parent.contains(value):
+            raise ValueError(f"{start}{other!r} has only the choices {list(parent.choices)}")
+
+    def __getitem__(self, name: str) -> Parameter:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        names = tuple(row.name for row in self.rows)
+        raise ValueError(
+            f"space {self.name!r} does not search {name!r}; {did_you_mean(name, names)}"
+        )
+
+    def conditions(self, row: Parameter, above: tuple[str, ...] = ()) -> dict[str, Value]:
+        """All that must hold for ``row`` to be sampled, outermost first: its parents' and its own."""
+        if row.name in above:
+            raise ValueError(
+                f"space {self.name!r}: conditions go in a circle: {' -> '.join(above)}"
+            )
+        found: dict[str, Value] = {}
+        for other, value in row.when.items():
+            found |= {**self.conditions(self[other], (*above, row.name)), other: value}
+        return found
+
+    def complete(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        """Sampled values to a trial's params: derived ones worked out, fixed ones added."""
+        values = dict(sampled)
+        if self.derive is not None:
+            values = DERIVATIONS[self.derive].forward(values)
+        return {**self.fixed, **values}
+
+    def sampled(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The sample that gives ``params``; None where this space cannot express them."""
+        values = dict(params)
+        try:
+            if self.derive is not None:
+                values = DERIVATIONS[self.derive].backward(values)
+            active = [row for row in self.rows if self.is_active(row, values)]
+            if all(row.contains(values[row.name]) for row in active):
+                return {row.name: values[row.name] for row in active}
+        except KeyError:  # a searched parameter is missing
+            return None
+        return None
+
+    def is_active(self, row: Parameter, values: Mapping[str, Any]) -> bool:
+        """Whether ``row`` takes part, given the values of the rows it depends on."""
+        return all(values.get(name) == wanted for name, wanted in self.conditions(row).items())
+
+    def corners(self) -> Iterator[tuple[Parameter, dict[str, Any]]]:
+        """Params with each row at each of its ends, all others at their first."""
+        first = {row.name: row.ends[0] for row in self.rows}
+        for row in self.rows:
+            for end in row.ends:
+                values = {**first, **self.conditions(row), row.name: end}
+                active = {r.name: values[r.name] for r in self.rows if self.is_active(r, values)}
+                yield row, self.complete(active)
+
+    def example(self) -> dict[str, Any]:
+        """Params of one trial of this space."""
+        for _, params in self.corners():
+            return params
+        return self.complete({})
+
+    def fix(self, name: str, value: Any) -> Space:
+        """This space with one parameter pinned; rows that can no longer be sampled are dropped.
+
+        Raises:
+            ValueError: If the parameter is derived from sampled ones.
+        """
+        if self.derive is not None and name in ("head_size", "hidden_size", "num_heads"):
+            raise ValueError(f"{name} of space {self.name!r} cannot be fixed: {self.derive}")
+        rows = []
+        for row in self.rows:
+            if row.name == name or row.when.get(name, value) != value:
+                continue
+            rest = {other: wanted for other, wanted in row.when.items() if other != name}
+            rows.append(dataclasses.replace(row, when=rest))
+        kept = {row.name for row in rows}
+        while orphans := {row.name for row in rows if not kept.issuperset(row.when)}:
+            kept -= orphans
+            rows = [row for row in rows if row.name in kept]
+        return dataclasses.replace(self, rows=tuple(rows), fixed={**self.fixed, name: value})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as stored with a study."""
+        rows = [row.to_dict() for row in self.rows]
+        return {"name": self.name, "rows": rows, "fixed": dict(self.fixed), "derive": self.derive}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The space that `to_dict` wrote.
+
+        Raises:
+            ValueError: If it is no such mapping, or breaks a rule of `Parameter` or `Space`.
+        """
+        try:
+            rows = tuple(
+                Parameter(**{**row, "choices": tuple(row.get("choices", ()))})
+                for row in stored["rows"]
+            )
+            return cls(stored["name"], rows, stored.get("fixed", {}), stored.get("derive"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a stored search space: {error}") from error
+
+
+def check_larnn(space: Space, fixed: Mapping[str, Any]) -> None:
+    """Refuse a space that the built-in objective cannot train, before any trial trips over it.
+
+    Args:
+        space: What is searched.
+        fixed: What every trial shares beside ``space.fixed``.
+
+    Raises:
+        ValueError: For an unknown name, or a bound that breaks its setting's rule; says which row.
+    """
+    TrialConfig.from_params({**space.fixed, **fixed})
+    for row, params in space.corners():
+        if twice := sorted(set(fixed) & set(params) - set(space.fixed)):
+            raise ValueError(f"{twice[0]} is both searched and fixed; take one of the two away")
+        try:
+            TrialConfig.from_params({**params, **fixed})
+        except ValueError as error:
+            raise ValueError(f"{row.where}{error}") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read ``name=value``; the value as JSON where it is JSON (numbers, true), else as text.
+
+    Raises:
+        ValueError: If there is no ``=`` with a name before it.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"an assignment is written name=value, got {text!r}")
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value.strip()
+
+
+_TRAINING_ROWS = (
+    Parameter("learning_rate", "loguniform", 3e-4, 3e-2),
+    Parameter("dropout", "uniform", 0.0, 0.5),
+    Parameter("weight_decay", "loguniform", 1e-5, 1e-1),
+)
+# 2 to 8 heads of 4 to 16 features give hidden sizes of 8 to 128: as wide as the other cells' spaces.
+_CARD_ROWS = (
+    Parameter("window_size", "logint", 4, 64),
+    Parameter("num_heads", "int", 2, 8),
+    Parameter("head_size", "int", 4, 16),
+    Parameter("num_layers", "int", 1, 3),
+    Parameter("attention_activation", "choice", choices=("none", "elu", "relu", "gelu", "tanh")),
+    Parameter("mode", "choice", choices=("residual", "layer")),
+    Parameter("norm", "choice", choices=("layer", "batch", "none")),
+    *_TRAINING_ROWS,
+)
+
+
+def _baseline(cell: str, doc: str, widest: int = 128) -> Space:
+    """Space of a cell without attention: no rows that it has no use for."""
+    width = Parameter("hidden_size", "logint", 8, widest)
+    layers = Parameter("num_layers", "int", 1, 3)
+    return Space(cell, (width, layers, *_TRAINING_ROWS), {"cell": cell}, doc=doc)
+
+
+def _paper_round(
+    number: int,
+    epochs: int,
+    rates: tuple[float, float],
+    l2: float,
+    hidden: tuple[float, float],
+    rows: tuple[Parameter, ...],
+    **fixed: Any,
+) -> Space:
+    """A round of the author's search (README and train.py of the paper's repository, 2018).
+
+    Args:
+        number: 1 or 2.
+        epochs: Epochs of each trial.
+        rates: Middle of the learning rate, and how far its logarithm reaches to both sides.
+        l2: Middle of the L2 weight; its logarithm reaches 1.3 to both sides.
+        hidden: As ``rates``, of the hidden size before it is divided among the heads.
+        rows: The rows that are ranges as they stand.
+        **fixed: What this round did not vary.
+    """
+
+    def around(name: str, middle: float, reach: float) -> Parameter:
+        low, high = middle * math.exp(-reach), middle * math.exp(reach)
+        return Parameter(name, "loguniform", low, high)
+
+    common = (
+        around("learning_rate", *rates),
+        around("weight_decay", l2, 1.3),
+        around("hidden_size", *hidden),
+        Parameter("dropout", "uniform", 0.05, 0.5),
+        Parameter("mode", "choice", choices=("residual", "layer")),
+        Parameter("positional_encoding", "choice", choices=("none", "static")),
+    )
+    protocol = {
+        "epochs": epochs,
+        "batch_size": 256,
+        "optimizer": "adam",
+        "schedule": "step",
+        "decay_factor": 0.75,
+        "norm": "batch",
+        "attention_norm": "batch",
+    }
+    return Space(
+        f"paper-round-{number}",
+        common + rows,
+        {**protocol, **fixed},
+        derive="head_size_from_hidden_size",
+        doc=f"the ranges of round {number} of the paper's search, {epochs} epochs a trial",
+    )
+
+
+NAMED_SPACES: Mapping[str, Space] = {
+    space.name: space
+    for space in (
+        Space("card", _CARD_ROWS, doc="the LARNN: window, heads, layers, switches and training"),
+        _baseline("lstm", "plain LSTM"),
+        _baseline("bn-lstm", "LSTM with batch normalisation"),
+        _baseline("residual-bi-lstm", "stacked residual bidirectional LSTM", widest=64),
+        _paper_round(
+            1,
+            25,
+            rates=(0.005, 0.5),
+            l2=0.005,
+            hidden=(64, 0.6),
+            rows=(
+                Parameter("num_heads", "int", 6, 36),
+                Parameter("window_size", "int", 10, 50),
+                Parameter("decay_every", "int", 3, 10),
+                Parameter("num_layers", "int", 2, 3),
+                Parameter("attention_activation", "choice", choices=("none", "elu")),
+                Parameter("stacking", "choice", choices=("plain", "residual")),
+            ),
+        ),
+        _paper_round(
+            2,
+            100,
+            rates=(0.006, 0.4),
+            l2=0.002,
+            hidden=(68, 0.3),
+            rows=(
+                Parameter("num_heads", "int", 20, 40),
+                Parameter("window_size", "int", 25, 100),
+                Parameter("decay_every", "int", 6, 50),
+            ),
+            num_layers=3,
+            attention_activation="elu",
+            stacking="residual",
+        ),
+    )
+}
+
+
+def resolve(name_or_file: str) -> Space:
+    """A named space, or one read from a TOML file.
+
+    Raises:
+        ValueError: If there is neither, or the file breaks a rule (with the line).
+    """
+    from search.space_file import read_space  # it builds Spaces: no import at the top
+
+    if name_or_file in NAMED_SPACES:
+        return NAMED_SPACES[name_or_file]
+    path = Path(name_or_file)
+    if path.suffix == ".toml" or path.is_file():
+        return read_space(path)
+    raise ValueError(
+        f"unknown space {name_or_file!r}; {did_you_mean(name_or_file, tuple(NAMED_SPACES))}; "
+        "or a file ending in .toml"
+    )
