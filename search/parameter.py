@@ -39,7 +39,7 @@ class Parameter:
 
     name: str
     kind: str
-    """``uniform``, ``loguniform`` (floats), ``int``, ``logint`` (both ends included), ``choice``."""
+    """``uniform``, ``loguniform`` (floats), ``int``, ``logint`` (ends included) or ``choice``."""
     low: float | None = None
     high: float | None = None
     choices: tuple[Value, ...] = ()

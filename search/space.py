@@ -94,7 +94,7 @@ class Space:
         )
 
     def conditions(self, row: Parameter, above: tuple[str, ...] = ()) -> dict[str, Value]:
-        """All that must hold for ``row`` to be sampled, outermost first: its parents' and its own."""
+        """All that must hold for ``row`` to be sampled, outermost first."""
         if row.name in above:
             raise ValueError(
                 f"space {self.name!r}: conditions go in a circle: {' -> '.join(above)}"
@@ -225,7 +225,7 @@ _TRAINING_ROWS = (
     Parameter("dropout", "uniform", 0.0, 0.5),
     Parameter("weight_decay", "loguniform", 1e-5, 1e-1),
 )
-# 2 to 8 heads of 4 to 16 features give hidden sizes of 8 to 128: as wide as the other cells' spaces.
+# 2 to 8 heads of 4 to 16 features give hidden sizes of 8 to 128, the range of the other cells.
 _CARD_ROWS = (
     Parameter("window_size", "logint", 4, 64),
     Parameter("num_heads", "int", 2, 8),

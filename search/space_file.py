@@ -1,4 +1,4 @@
-"""Spaces that users write: TOML with a table for each searched parameter, a value for a pinned one."""
+"""Spaces that users write: in TOML, a table searches a parameter and a plain value pins one."""
 
 from __future__ import annotations
 
