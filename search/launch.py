@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.presets import PRESETS
-from search.space import Space, parse_assignment, resolve
+from search.space import Space, check_larnn, parse_assignment, resolve
 from trials.store import TrialStore
 from trials.study import Study, StudySpec
 
@@ -59,10 +59,11 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
         name, value = parse_assignment(assignment)
         if name in {row.name for row in space.rows}:
             space = space.fix(name, value)
-        fixed[name] = value
+        else:
+            fixed[name] = value
     requirements: dict[str, Any] = {}
     if own:
-        _check_parameters(space, fixed)
+        check_larnn(space, fixed)
         requirements["data_fingerprint"] = _data_fingerprint(fixed, say)
     return StudySpec(
         name=request.study,
@@ -82,13 +83,16 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
 
 
 def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
-    """Space, fixed parameters and budget for the LARNN objective: the preset, then the options."""
+    """Space, fixed parameters and budget for the LARNN objective.
+
+    What the user said goes before what the space fixes, and that before what the preset fixes.
+    """
     preset = PRESETS[request.preset]
     space = resolve(request.space) if request.space else preset.space
-    fixed = {"data": "har", **preset.fixed}
-    for name, value in {"data": request.data, "epochs": request.epochs}.items():
-        if value is not None:
-            fixed[name] = value
+    fixed = {name: value for name, value in preset.fixed.items() if name not in space.fixed}
+    fixed["data"] = request.data or "har"
+    if request.epochs is not None:
+        fixed["epochs"] = request.epochs
     return space, fixed, request.max_trials or preset.max_trials
 
 
@@ -96,7 +100,7 @@ def _foreign_settings(request: Request) -> tuple[Space, dict[str, Any], int | No
     """Space, fixed parameters and budget for a user's objective: only what the user said."""
     if request.space is None:
         raise ValueError(
-            f"an objective of your own needs a space of its own, got --objective "
+            "an objective of your own needs a space of its own, got --objective "
             f"{request.objective} without --space: write one (docs/extending.md)"
         )
     for name in ("data", "epochs"):
@@ -106,13 +110,6 @@ def _foreign_settings(request: Request) -> tuple[Space, dict[str, Any], int | No
                 f"with --fix {name}={getattr(request, name)}"
             )
     return resolve(request.space), {}, request.max_trials
-
-
-def _check_parameters(space: Space, fixed: Mapping[str, Any]) -> None:
-    """Refuse names and values that the LARNN does not know, before any trial trips over them."""
-    from model.config import TrialConfig
-
-    TrialConfig.from_params({**space.example(), **fixed})
 
 
 def _data_fingerprint(fixed: Mapping[str, Any], say: Callable[[str], None]) -> str:

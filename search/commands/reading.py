@@ -58,14 +58,14 @@ def studies(mongo: str | None, as_json: bool) -> None:
 @json_option
 def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
     """List a study's trials by number."""
-    from search import screens, tables
+    from search import results, screens
 
     with opened(mongo) as store:
         spec = store.get_study(study).spec
         wanted = [TrialState(state) for state in states] or None
         found = store.list_trials(study, states=wanted, with_reports=False)
     if as_json:
-        print_json([tables.trial_row(trial) for trial in found])
+        print_json(results.to_json_rows(found))
     else:
         screens.print_trials(spec, found)
 
@@ -77,13 +77,13 @@ def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool
 @json_option
 def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
     """Show one trial: settings, reports, failures, and the command that repeats it."""
-    from search import screens, tables
+    from search import results, screens
 
     with opened(mongo) as store:
         found = store.get_study(study)
         trial = store.get_trial(study, number)
     if as_json:
-        print_json(tables.trial_row(trial, full=True))
+        print_json(results.to_json_row(trial, with_reports=True))
     else:
         screens.print_trial(found, trial)
 
@@ -96,14 +96,14 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
 @json_option
 def best(study: str, count: int, mongo: str | None, as_json: bool) -> None:
     """Show a study's best trials in real values."""
-    from search import screens, tables
+    from search import results, screens
 
     with opened(mongo) as store:
         found = store.get_study(study)
         complete = store.list_trials(study, states=[TrialState.COMPLETE], with_reports=False)
-    ranked = tables.best_trials(complete, count)
+    ranked = results.best(complete, count)
     if as_json:
-        print_json([tables.trial_row(trial) for trial in ranked])
+        print_json(results.to_json_rows(ranked))
     elif not ranked:
         raise click.ClickException(
             f"study {study} has no COMPLETE trial yet; see larnn-search status {study}"
