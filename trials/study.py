@@ -61,6 +61,10 @@ class StudySpec:
     """Trials that finish COMPLETE, PRUNED or FAILED; None: until stopped."""
     timeout_s: float | None = None
     """Wall-clock seconds from the study's creation until no further trial starts."""
+    until_loss: float | None = None
+    """The study ends when a trial is COMPLETE with at most this loss."""
+    patience: int | None = None
+    """The study ends when this many trials in a row finished without a new least loss."""
     threads: int = 1
     """CPU threads of each trial."""
     priority: int = 1
@@ -87,6 +91,7 @@ class StudySpec:
         for name in (
             "max_trials",
             "timeout_s",
+            "patience",
             "trial_timeout_s",
             "stall_timeout_s",
             "memory_limit_bytes",

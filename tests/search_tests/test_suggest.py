@@ -247,9 +247,8 @@ def test_pruned_trials_rank_behind_complete_ones_by_step_and_then_by_loss() -> N
     from search.suggest import _merit
 
     def pruned(step: int, loss: float) -> Trial:
-        return Trial(
-            "s", 0, TrialState.PRUNED, {"x": 0.0}, 0, NOW, reports=(Report(1, 9.0), Report(step, loss))
-        )  # fmt: skip
+        reports = (Report(1, 9.0), Report(step, loss))
+        return Trial("s", 0, TrialState.PRUNED, {"x": 0.0}, 0, NOW, reports=reports)
 
     in_order = [
         finished(0, NewTrial({"x": 0.0}, 0), 5.0),
