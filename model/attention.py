@@ -1,0 +1,230 @@
+"""Multi-head attention of one query per time step over the window of past cells.
+
+Head ``n`` of N owns the features n, N + n, 2N + n, ...: with the features of one head far apart,
+sums over them run along contiguous memory. Other layouts are permutations of the weights' rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda value: value,
+    "elu": F.elu,
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
+
+
+def positional_features(window_size: int) -> Tensor:
+    """Sines and cosines of a cell's age in the window (the paper, section 3.3).
+
+    Periods double from 2 steps on for cosines and from 4 for sines, up to a quarter of a wave over
+    the window, so that any two ages differ.
+
+    Args:
+        window_size: Steps, K.
+
+    Returns:
+        Oldest first, float64 ``[K, P]`` with ``P = 2 ceil(log2(4 K))``; the newest cell has age 1.
+    """
+    octaves = torch.arange(1, math.ceil(math.log2(4 * window_size)) + 1, dtype=torch.float64)
+    ages = torch.arange(window_size, 0, -1, dtype=torch.float64)[:, None]
+    cosines = torch.cos(2 * math.pi * ages / 2**octaves)
+    sines = torch.sin(2 * math.pi * ages / 2 ** (octaves + 1))
+    return torch.cat([cosines, sines], dim=1)
+
+
+def split_heads(value: Tensor, num_heads: int) -> Tensor:
+    """``[..., B, H]`` to ``[..., D, B, N]``."""
+    return value.view(*value.shape[:-1], -1, num_heads).transpose(-3, -2)
+
+
+def join_heads(value: Tensor) -> Tensor:
+    """``[..., D, B, N]`` to ``[..., B, H]``."""
+    return value.transpose(-3, -2).flatten(-2)
+
+
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, num_heads: int, absent: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Let one step look back over a window that is computed anew at each step.
+
+    Args:
+        query: ``[B, H]``.
+        keys: Oldest first, ``[W, B, H]``.
+        values: As ``keys``.
+        num_heads: N.
+        absent: Slots without a cell, ``[W, B]``; None where all have one.
+
+    Returns:
+        The weighted mix of values, ``[B, H]``, and the weights, ``[W, B, N]``.
+    """
+    query, keys, values = (split_heads(value, num_heads) for value in (query, keys, values))
+    scores = (keys * (query / math.sqrt(query.shape[0]))).sum(1)
+    if absent is not None:
+        scores = scores.masked_fill(absent[..., None], -math.inf)
+    weights = scores.softmax(0)
+    return join_heads((values * weights[:, None]).sum(0)), weights
+
+
+class Window:
+    """Keys and values of one layer over one call, each projected once, when its cell is made.
+
+    They lie in one preallocated buffer, of which a step's window is a slice. The steps' backward
+    passes add to one buffer of gradients; a token that autograd hands from each step to the next
+    makes them run in reverse order, so that a row's gradient is complete when its own step takes it.
+
+    Args:
+        keys: Of the cells the call starts with, oldest first, ``[R, B, H]`` with ``1 <= R <= K``.
+        values: As ``keys``.
+        steps: Time steps of the call, T.
+        window_size: K.
+        num_heads: N.
+        absent: Slots of the R that hold no cell, ``[R, B]``; None where all do.
+    """
+
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        steps: int,
+        window_size: int,
+        num_heads: int,
+        absent: Tensor | None,
+    ) -> None:
+        rows, batch, hidden = keys.shape
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.absent = absent
+        self.scale = math.sqrt(num_heads / hidden)  # 1 / sqrt(head_size)
+        self.newest = rows - 1
+        lanes, head_size = batch * num_heads, hidden // num_heads
+        # [keys or values, D, rows, B x N]
+        self.memory = keys.new_empty(2, head_size, rows + steps - 1, lanes)
+        self.scratch = keys.new_empty(head_size, min(window_size, rows + steps - 1), lanes)
+        self.gradient: Tensor | None = None
+        self._token: Tensor = _Fill.apply(keys, values, self)  # type: ignore[no-untyped-call]  # torch
+
+    def attend(
+        self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Let one step look back.
+
+        Args:
+            query: ``[B, H]``.
+            key: Key of the cell that the step before made, ``[B, H]``; None at a call's first step.
+            value: As ``key``.
+
+        Returns:
+            The weighted mix of values, ``[B, H]``, and the weights, oldest first, ``[W, B, N]``.
+        """
+        if key is not None:
+            self.newest += 1
+        mixed, weights, self._token = _Attend.apply(query, key, value, self._token, self)  # type: ignore[no-untyped-call]  # torch
+        return mixed, weights.view(-1, query.shape[0], self.num_heads)
+
+    def split(self, value: Tensor) -> Tensor:
+        """``[..., B, H]`` to ``[..., D, B x N]``, in the buffer's type."""
+        return split_heads(value, self.num_heads).flatten(-2).to(self.memory.dtype)
+
+    def join(self, value: Tensor) -> Tensor:
+        """``[..., D, B x N]`` to ``[..., B, H]``."""
+        return join_heads(value.view(*value.shape[:-1], -1, self.num_heads))
+
+
+class _Fill(torch.autograd.Function):
+    """Write the cells that a call starts with into the window; gives the first token."""
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor, values: Tensor, window: Window) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.window = window
+        for memory, rows in zip(window.memory, (keys, values), strict=True):
+            memory[:, : len(rows)] = window.split(rows).transpose(0, 1)
+        ctx.rows = len(keys)
+        return keys.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        window = ctx.window
+        if token is None:
+            return None, None, None
+        keys, values = (window.join(g[:, : ctx.rows].transpose(0, 1)) for g in window.gradient)
+        window.gradient = None
+        return keys, values, None
+
+
+class _Attend(torch.autograd.Function):
+    """Write the newest key and value into the window, then attend to its latest K rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        token: Tensor,
+        window: Window,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        newest = window.newest
+        oldest = max(0, newest + 1 - window.window_size)
+        if key is not None and value is not None:
+            window.memory[0, :, newest] = window.split(key)
+            window.memory[1, :, newest] = window.split(value)
+        keys, values = window.memory[:, :, oldest : newest + 1]  # [D, W, B x N] each
+        product = window.scratch[:, : newest + 1 - oldest]
+        asked = (window.split(query) * window.scale)[:, None]  # [D, 1, B x N]
+        scores = torch.mul(keys, asked, out=product).sum(0)  # [W, B x N]
+        if window.absent is not None and oldest < len(window.absent):
+            absent = window.absent[oldest:]
+            lanes = scores[: len(absent)].view(*absent.shape, -1)
+            lanes.masked_fill_(absent[..., None], -math.inf)
+        weights = scores.softmax(0)
+        mixed = torch.mul(values, weights, out=product).sum(1)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(weights)
+        ctx.save_for_backward(asked, weights)
+        ctx.window, ctx.rows, ctx.entered = window, slice(oldest, newest + 1), key is not None
+        return window.join(mixed), weights, token.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, mixed: Tensor | None, _weights: None, token: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, None]:
+        window: Window = ctx.window
+        asked, weights = ctx.saved_tensors
+        if (
+            token is None or window.gradient is None
+        ):  # the last step that this backward pass reaches
+            window.gradient = torch.zeros_like(window.memory)
+        key_gradient, value_gradient = window.gradient[:, :, ctx.rows]
+        query = None
+        if mixed is not None:
+            keys, values = window.memory[:, :, ctx.rows]
+            product = window.scratch[:, : len(weights)]
+            mixed = window.split(mixed)[:, None]  # [D, 1, B x N]
+            value_gradient.addcmul_(weights, mixed)
+            scores = torch.mul(values, mixed, out=product).sum(0).mul_(weights)
+            scores.addcmul_(weights, scores.sum(0), value=-1)  # through the softmax, [W, B x N]
+            key_gradient.addcmul_(scores, asked)
+            query = window.join(torch.mul(keys, scores, out=product).sum(1) * window.scale)
+        if not ctx.entered:
+            return query, None, None, asked.new_zeros(()), None
+        return (
+            query,
+            window.join(key_gradient[:, -1]),
+            window.join(value_gradient[:, -1]),
+            asked.new_zeros(()),
+            None,
+        )
