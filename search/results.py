@@ -1,0 +1,221 @@
+"""Trials as tables to compute with: pandas frames, rows of plain JSON, the best ones.
+
+pandas is imported by the functions that need it, so that commands which only print stay fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from trials.study import Study
+from trials.trial import Report, Trial, TrialState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRIAL_COLUMNS = (
+    "number",
+    "state",
+    "loss",
+    "duration_s",
+    "finished_after_s",
+    "steps",
+    "attempt",
+    "retries",
+    "worker",
+    "host",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "origin",
+)
+"""Columns of `trials_frame` that are there whatever was searched."""
+REPORT_COLUMNS = ("number", "state", "step", "loss", "seconds")
+"""Columns of `reports_frame` that are there whatever was reported."""
+_TIME_COLUMNS = ("created_at", "started_at", "finished_at")
+
+
+def best(trials: Iterable[Trial], n: int = 5) -> list[Trial]:
+    """The ``n`` COMPLETE trials of least loss, best first; NaN excluded, ties by number."""
+    ranked = [
+        (trial.loss, trial.number, trial)
+        for trial in trials
+        if trial.state is TrialState.COMPLETE
+        and trial.loss is not None
+        and not math.isnan(trial.loss)
+    ]
+    return [trial for *_, trial in sorted(ranked, key=lambda row: row[:2])[:n]]
+
+
+def duration_s(trial: Trial) -> float | None:
+    """Seconds of the latest attempt, None while it has not both started and finished."""
+    if trial.started_at is None or trial.finished_at is None:
+        return None
+    return (trial.finished_at - trial.started_at).total_seconds()
+
+
+def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
+    """One row a trial, by number.
+
+    Columns are `TRIAL_COLUMNS` (times UTC; ``duration_s`` is the latest attempt's seconds,
+    ``finished_after_s`` counts from the study's creation, ``steps`` is the number of reports), then
+    each parameter as it trained, searched ones first, then each number, text or truth value of the
+    objective's result. A parameter whose name is taken is called ``param.NAME``, a result likewise
+    ``result.NAME``. Parameters that a trial has no use for are missing values; whole numbers stay
+    whole (nullable ``Int64`` where some are missing).
+
+    Args:
+        trials: Trials of one study.
+        study: Their study: its space gives the order of columns, its creation the zero of time.
+    """
+    import pandas as pd
+
+    searched = [row["name"] for row in study.spec.space.get("rows", ())]
+    given = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    params = {
+        name: f"param.{name}" if name in TRIAL_COLUMNS else name
+        for name in dict.fromkeys([*searched, *given])
+    }
+    taken = {*TRIAL_COLUMNS, *params.values()}
+    scalars = [_scalars(trial.result) for trial in trials]
+    results = {
+        name: f"result.{name}" if name in taken else name
+        for name in dict.fromkeys(name for row in scalars for name in row)
+    }
+    rows = [
+        _core(trial, study)
+        | {params[name]: value for name, value in trial.params.items()}
+        | {results[name]: value for name, value in scalar.items()}
+        for trial, scalar in zip(trials, scalars, strict=True)
+    ]
+    columns = [*TRIAL_COLUMNS, *params.values(), *results.values()]
+    frame = pd.DataFrame(rows, columns=columns).sort_values("number", ignore_index=True)
+    for name in _TIME_COLUMNS:
+        frame[name] = pd.to_datetime(frame[name], utc=True)
+    for name in ("loss", "duration_s", "finished_after_s"):
+        frame[name] = frame[name].astype(float)
+    for name in (*params.values(), *results.values()):
+        present = [row[name] for row in rows if row.get(name) is not None]
+        if present and all(type(value) is int for value in present):
+            frame[name] = frame[name].astype("int64" if len(present) == len(rows) else "Int64")
+    return frame
+
+
+def reports_frame(trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a report, by trial and step: `REPORT_COLUMNS`, then each reported metric.
+
+    ``state`` is the trial's; ``seconds`` count the trial's running time, all attempts together.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            **_metrics(report),
+            "number": trial.number,
+            "state": str(trial.state),
+            "step": report.step,
+            "loss": report.loss,
+            "seconds": report.seconds,
+        }
+        for trial in trials
+        for report in trial.reports
+    ]
+    metrics = dict.fromkeys(name for row in rows for name in row if name not in REPORT_COLUMNS)
+    frame = pd.DataFrame(rows, columns=[*REPORT_COLUMNS, *metrics])
+    return frame.sort_values(["number", "step"], ignore_index=True)
+
+
+def to_json_rows(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """Trials as ``larnn-search trials --json`` prints them.
+
+    Times are ISO 8601 in UTC; numbers that JSON cannot say (NaN, infinities) are None.
+    """
+    return [to_json_row(trial) for trial in trials]
+
+
+def to_json_row(trial: Trial, *, with_reports: bool = False) -> dict[str, Any]:
+    """One trial as plain JSON values, with its learning curve on demand (``show --json``)."""
+    row: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state,
+        "params": trial.params,
+        "loss": trial.loss,
+        "attempt": trial.attempt,
+        "retries": trial.retries,
+        "worker": trial.worker,
+        "host": trial.host,
+        "created_at": trial.created_at,
+        "started_at": trial.started_at,
+        "finished_at": trial.finished_at,
+        "duration_s": duration_s(trial),
+        "seed": trial.seed,
+        "origin": trial.suggestion.get("origin"),
+        "result": trial.result,
+        "failures": [
+            {"kind": f.kind, "message": f.message, "worker": f.worker, "attempt": f.attempt}
+            for f in trial.failures
+        ],
+    }
+    if with_reports:
+        row["reports"] = [
+            {**_metrics(r), "step": r.step, "loss": r.loss, "seconds": r.seconds}
+            for r in trial.reports
+        ]
+    plain: dict[str, Any] = to_plain(row)
+    return plain
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` in what `json` writes as strict JSON: NaN and infinities become None, times text.
+
+    Raises:
+        TypeError: For a value that has no plain form.
+    """
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return str(value)  # an enum member becomes its text
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    raise TypeError(f"JSON holds numbers, text, lists and mappings, got {type(value).__name__}")
+
+
+def _core(trial: Trial, study: Study) -> dict[str, Any]:
+    finished = trial.finished_at
+    return {
+        "number": trial.number,
+        "state": str(trial.state),
+        "loss": trial.loss,
+        "duration_s": duration_s(trial),
+        "finished_after_s": finished and (finished - study.created_at).total_seconds(),
+        "steps": len(trial.reports),
+        "attempt": trial.attempt,
+        "retries": trial.retries,
+        "worker": trial.worker,
+        "host": trial.host,
+        "created_at": trial.created_at,
+        "started_at": trial.started_at,
+        "finished_at": finished,
+        "origin": trial.suggestion.get("origin"),
+    }
+
+
+def _scalars(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a result that fits into a cell; confusion matrices and the like do not."""
+    return {name: value for name, value in result.items() if isinstance(value, (int, float, str))}
+
+
+def _metrics(report: Report) -> dict[str, float]:
+    return {
+        f"metric.{name}" if name in REPORT_COLUMNS else name: value
+        for name, value in report.metrics.items()
+    }
