@@ -1,0 +1,267 @@
+"""The layers that a LARNN is compared with, called like `torch.nn.LSTM` and like `LARNN`.
+
+Each takes ``x`` ``[T, B, F]`` (``[B, T, F]`` with ``batch_first``) and returns ``output, state``,
+with ``output`` ``[T, B, H]``. With ``lengths`` ``[B]``, steps from a sequence's length on change
+nothing and their outputs are 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from model.norm import Span, StepBatchNorm
+
+State = tuple[Tensor, Tensor]
+BNState = tuple[Tensor, Tensor, Tensor]
+
+
+def _run(
+    lstm: nn.LSTM, x: Tensor, state: State | None, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    """Run one time-major LSTM; ``lengths`` lets each sequence end at its own last valid step."""
+    if lengths is None:
+        return lstm(x, state)  # type: ignore[no-any-return]  # torch leaves modules untyped
+    packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+    output, state = lstm(packed, state)
+    padded, _ = pad_packed_sequence(output, total_length=x.shape[0])
+    return padded, state
+
+
+class LSTM(nn.Module):
+    """Layers of `torch.nn.LSTM` (Hochreiter & Schmidhuber, 1997), stacked as a LARNN's are.
+
+    Args:
+        input_size: Features of a step, F.
+        hidden_size: Features of a layer, H.
+        num_layers: How many layers.
+        stacking: ``residual`` adds the input of every layer but the first to its output.
+        dropout: Share of each layer's outputs dropped in training.
+        batch_first: Whether ``x`` and ``output`` begin with the batch.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        stacking: str = "plain",
+        dropout: float = 0.0,
+        batch_first: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [input_size] + [hidden_size] * (num_layers - 1)
+        self.layers = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
+        self.residual = stacking == "residual"
+        self.dropout = nn.Dropout(dropout)
+        self.batch_first = batch_first
+
+    def forward(
+        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Run over a sequence; ``state`` is ``(h, c)``, each ``[num_layers, B, H]``."""
+        x = x.transpose(0, 1) if self.batch_first else x
+        states = []
+        for i, lstm in enumerate(self.layers):
+            before = None if state is None else (state[0][i : i + 1], state[1][i : i + 1])
+            output, after = _run(lstm, x, before, lengths)  # type: ignore[arg-type]  # list of LSTMs
+            output = self.dropout(output)
+            x = x + output if self.residual and i else output
+            states.append(after)
+        h, c = (torch.cat(parts) for parts in zip(*states, strict=True))
+        return (x.transpose(0, 1) if self.batch_first else x), (h, c)
+
+
+class BNLSTMCell(nn.Module):
+    """One layer of the batch-normalised LSTM (Cooijmans et al., 2017, equations 6-8).
+
+    ``[f, i, o, g] = BN(W_h h) + BN(W_x x) + b``, ``c = sigmoid(f) c + sigmoid(i) tanh(g)``,
+    ``h = sigmoid(o) tanh(BN(c))``; each BN has its own scale, and statistics for each time step.
+
+    Args:
+        input_size: Features of a step, F.
+        hidden_size: Features of the layer, H.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_weight = nn.Parameter(torch.empty(4 * hidden_size, input_size))
+        self.hidden_weight = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
+        # What is normalised starts out the same for every sequence only with h_0 = 0.
+        self.hidden_norm = StepBatchNorm(4 * hidden_size, bias=False, constant_start=True)
+        self.input_norm = StepBatchNorm(4 * hidden_size, bias=False)
+        self.cell_norm = StepBatchNorm(hidden_size)
+        nn.init.orthogonal_(self.input_weight)
+        nn.init.orthogonal_(self.hidden_weight)
+        for norm in (self.hidden_norm, self.input_norm, self.cell_norm):
+            nn.init.constant_(norm.weight, 0.1)  # section 4: 1 would saturate tanh
+        nn.init.constant_(self.bias.data[:hidden_size], 1.0)  # remember at first
+
+    def forward(self, x: Tensor, state: State, span: Span) -> tuple[Tensor, State]:
+        """Run over ``x`` ``[T, B, F]`` from ``(h, c)``, each ``[B, H]``."""
+        h, c = state
+        norms = (self.input_norm, self.hidden_norm, self.cell_norm)
+        of_input, of_hidden, of_cell = (norm.over(span) for norm in norms)
+        projected = (x @ self.input_weight.T).unbind(0)
+        outputs = []
+        for t in range(span.length):
+            gates = of_hidden(h @ self.hidden_weight.T, t) + of_input(projected[t], t) + self.bias
+            f, i, o, g = gates.chunk(4, dim=1)
+            cell = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            hidden = torch.sigmoid(o) * torch.tanh(of_cell(cell, t))
+            if span.valid is None:
+                h, c, output = hidden, cell, hidden
+            else:
+                valid = span.valid[t, :, None]
+                h, c = torch.where(valid, hidden, h), torch.where(valid, cell, c)
+                output = torch.where(valid, hidden, torch.zeros_like(hidden))
+            outputs.append(output)
+        for norm in norms:
+            norm.close(span)
+        return torch.stack(outputs), (h, c)
+
+
+class BNLSTM(nn.Module):
+    """Layers of the batch-normalised LSTM (Cooijmans et al., 2017); arguments as `LSTM`'s.
+
+    Training needs at least two sequences: a ValueError says so.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        stacking: str = "plain",
+        dropout: float = 0.0,
+        batch_first: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [input_size] + [hidden_size] * (num_layers - 1)
+        self.layers = nn.ModuleList(BNLSTMCell(size, hidden_size) for size in sizes)
+        self.hidden_size = hidden_size
+        self.residual = stacking == "residual"
+        self.dropout = nn.Dropout(dropout)
+        self.batch_first = batch_first
+
+    def forward(
+        self, x: Tensor, state: BNState | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, BNState]:
+        """Run over a sequence.
+
+        Args:
+            x: ``[T, B, F]``, or ``[B, T, F]`` with ``batch_first``.
+            state: ``(h, c, steps)``: two ``[num_layers, B, H]``, and the steps each sequence has
+                seen, ``[B]``, by which statistics are found.
+            lengths: Valid steps of each sequence, ``[B]``.
+
+        Raises:
+            ValueError: If a batch of one sequence is to train.
+        """
+        x = x.transpose(0, 1) if self.batch_first else x
+        T, B, _ = x.shape
+        if self.training and B == 1:
+            raise ValueError("training with batch norm needs a batch of at least 2, got 1")
+        if state is None:
+            zeros = x.new_zeros(len(self.layers), B, self.hidden_size)
+            state = (zeros, zeros, torch.zeros(B, dtype=torch.long, device=x.device))
+        h, c, first = state
+        span = _span(first, T, lengths, self.training)
+        states = []
+        for i, layer in enumerate(self.layers):
+            output, after = layer(x, (h[i], c[i]), span)
+            output = self.dropout(output)
+            x = x + output if self.residual and i else output
+            states.append(after)
+        h, c = (torch.stack(parts) for parts in zip(*states, strict=True))
+        seen = first + (T if lengths is None else lengths.to(first))
+        return (x.transpose(0, 1) if self.batch_first else x), (h, c, seen)
+
+
+def _span(first: Tensor, T: int, lengths: Tensor | None, training: bool) -> Span:
+    B = first.shape[0]
+    valid, running = None, (B,) * T
+    if lengths is not None:
+        valid = torch.arange(T, device=first.device)[:, None] < lengths.to(first.device)
+        running = tuple(valid.sum(1).tolist())
+    return Span(first, T, 1, valid, running, training)
+
+
+CELLS_IN_BLOCK = 3
+
+
+class StackedResidualBiLSTM(nn.Module):
+    """Blocks of three bidirectional LSTM cells with residual connections (Chevalier, 2016).
+
+    With three blocks this is the network of 18 cells (3 x 3, in both directions) that the LARNN
+    paper names at 93.35 % (repository HAR-stacked-residual-bidir-LSTMs). Each direction has H / 2
+    features, the two are concatenated; in a block every cell but the first adds to what it reads; a
+    batch norm over batch and time ends the block.
+
+    Args:
+        input_size: Features of a step, F.
+        hidden_size: Features of a block, H, an even number.
+        num_layers: Blocks; 3 are the published network.
+        dropout: Share of each block's outputs dropped in training.
+        batch_first: Whether ``x`` and ``output`` begin with the batch.
+
+    Raises:
+        ValueError: If ``hidden_size`` is odd.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 3,
+        *,
+        dropout: float = 0.0,
+        batch_first: bool = False,
+    ) -> None:
+        super().__init__()
+        if hidden_size % 2:
+            raise ValueError(
+                "hidden_size of a residual-bi-lstm must be even, half for each direction, "
+                f"got {hidden_size}"
+            )
+        sizes = [input_size] + [hidden_size] * (num_layers * CELLS_IN_BLOCK - 1)
+        self.cells = nn.ModuleList(
+            nn.LSTM(size, hidden_size // 2, bidirectional=True) for size in sizes
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_size) for _ in range(num_layers))
+        self.dropout = nn.Dropout(dropout)
+        self.batch_first = batch_first
+
+    def forward(
+        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Run over a sequence; ``state`` is ``(h, c)``, each ``[cells x 2, B, H / 2]``.
+
+        The second direction starts at the end, so a sequence fed in pieces is not one fed whole.
+        """
+        x = x.transpose(0, 1) if self.batch_first else x
+        states = []
+        for i, cell in enumerate(self.cells):
+            here = slice(2 * i, 2 * i + 2)
+            before = None if state is None else (state[0][here], state[1][here])
+            output, after = _run(cell, x, before, lengths)  # type: ignore[arg-type]  # list of LSTMs
+            x = output if i % CELLS_IN_BLOCK == 0 else x + output
+            if i % CELLS_IN_BLOCK == CELLS_IN_BLOCK - 1:
+                x = self.dropout(self._normalise(self.norms[i // CELLS_IN_BLOCK], x, lengths))
+            states.append(after)
+        h, c = (torch.cat(parts) for parts in zip(*states, strict=True))
+        return (x.transpose(0, 1) if self.batch_first else x), (h, c)
+
+    def _normalise(self, norm: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Batch norm over the valid steps of ``x`` ``[T, B, H]``; the others stay 0."""
+        if lengths is None:
+            return norm(x.flatten(0, 1)).view_as(x)  # type: ignore[no-any-return]  # untyped module
+        steps = torch.arange(x.shape[0], device=x.device)
+        valid = steps[:, None] < lengths.to(x.device)
+        result = torch.zeros_like(x)
+        result[valid] = norm(x[valid])
+        return result

@@ -1,0 +1,77 @@
+"""From a sequence to a class: input layer, recurrent stack, head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from model.baselines import BNLSTM, LSTM, StackedResidualBiLSTM
+from model.config import ModelConfig
+from model.layer import LARNN
+
+
+def make_layer(config: ModelConfig, input_size: int) -> nn.Module:
+    """Build the recurrent stack of a configuration, time-major, ``config.units`` wide."""
+    H, L = config.units, config.num_layers
+    if config.cell == "larnn":
+        return LARNN(
+            input_size,
+            H,
+            L,
+            num_heads=config.num_heads,
+            window_size=config.window_size,
+            mode=config.mode,
+            stacking=config.stacking,
+            attention_activation=config.attention_activation,
+            attention_norm=config.attention_norm,
+            norm=config.norm,
+            positional_encoding=config.positional_encoding,
+            dropout=config.dropout,
+        )
+    if config.cell == "residual-bi-lstm":
+        return StackedResidualBiLSTM(input_size, H, L, dropout=config.dropout)
+    baseline = LSTM if config.cell == "lstm" else BNLSTM
+    return baseline(input_size, H, L, stacking=config.stacking, dropout=config.dropout)
+
+
+class SequenceClassifier(nn.Module):
+    """Input layer F -> H, recurrent stack, mean over the valid steps, linear head.
+
+    The head reads the mean over time rather than the last step: it serves both directions of a
+    bidirectional stack alike and trains in fewer epochs (docs/decisions.md).
+
+    Args:
+        config: Shape of the network.
+        input_size: Features of a step, F.
+        num_classes: Classes to tell apart.
+    """
+
+    def __init__(self, config: ModelConfig, input_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, config.units)
+        self.layer = make_layer(config, config.units)
+        self.head = nn.Linear(config.units, num_classes)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Score every class.
+
+        Args:
+            x: Normalised sequences, ``[B, T, F]``.
+            lengths: Valid steps of each, at least 1, ``[B]``; None where all have T.
+
+        Returns:
+            Logits, ``[B, classes]``.
+        """
+        output, _ = self.layer(self.input(x.transpose(0, 1)), lengths=lengths)
+        # Steps past a sequence's end are 0 in the output: they add nothing to the sum.
+        steps = x.shape[1] if lengths is None else lengths.to(output)[:, None]
+        return self.head(output.sum(0) / steps)  # type: ignore[no-any-return]  # untyped module
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(weight.numel() for weight in self.parameters())
+
+    @property
+    def backend(self) -> str:
+        """Which path the recurrent stack computes by."""
+        return str(getattr(self.layer, "backend", "torch"))
