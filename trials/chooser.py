@@ -1,0 +1,102 @@
+"""Which study a worker serves next, and which it leaves alone."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trials.store import Offer, TrialStore
+from trials.study import Study
+
+OFFERS_VALID_SECONDS = 0.5
+"""Between two short trials the studies on offer are not asked for again."""
+
+
+class Chooser:
+    """Shares a worker's slots between studies by priority. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: TrialStore,
+        objectives: Sequence[str],
+        studies: Sequence[str] | None,
+        clock: Callable[[], float],
+        draw: Callable[[], float] = lambda: random.expovariate(1.0),
+    ) -> None:
+        self._store = store
+        self._objectives = frozenset(objectives)
+        self._studies = frozenset(studies) if studies is not None else None
+        self._clock = clock
+        self._draw = draw
+        self._lock = threading.Lock()
+        self._offers: list[Offer] = []
+        self._valid_until = clock()
+        self._left_alone: dict[str, tuple[object, str]] = {}
+
+    def offers(self) -> list[Offer]:
+        """Studies to serve, the most deserving first: fewest running trials for its priority.
+
+        An exponential draw breaks near ties in proportion to priority, so that a single slot, which
+        sees none running whenever it chooses, starves no study.
+        """
+        with self._lock:
+            # An empty answer is never kept: the feeder may be about to add trials.
+            if not self._offers or self._clock() >= self._valid_until:
+                self._offers = [o for o in self._store.offers() if self._may_serve(o)]
+                self._valid_until = self._clock() + OFFERS_VALID_SECONDS
+            return sorted(self._offers, key=lambda o: (o.running + self._draw()) / o.priority)
+
+    def _may_serve(self, offer: Offer) -> bool:
+        if self._studies is not None and offer.study not in self._studies:
+            return False
+        if offer.objective in self._objectives:
+            return True
+        why = (
+            f"its objective {offer.objective!r} is not on this worker's allow list; "
+            f"start the worker with --allow-objective {offer.objective}"
+        )
+        self._left_alone[offer.study] = (None, why)
+        return False
+
+    def took(self, study: str) -> None:
+        """Count a trial that a slot of this worker started."""
+        with self._lock:
+            self._offers = [
+                replace(o, running=o.running + 1) if o.study == study else o for o in self._offers
+            ]
+
+    def forget(self) -> None:
+        """Ask the store again next time: an offer turned out to be empty."""
+        with self._lock:
+            self._offers = []
+
+    def accepts(self, study: Study) -> bool:
+        """Whether this worker can serve a study it was offered."""
+        if study.spec.objective not in self._objectives:  # replaced since it was offered
+            return False
+        if study.spec.memory_limit_bytes is not None and not Path("/proc/self/stat").exists():
+            self.leave_alone(study, "memory_limit_bytes can be enforced on Linux only")
+        with self._lock:
+            refused_at, _ = self._left_alone.get(study.name, (None, ""))
+        return refused_at != study.created_at
+
+    def leave_alone(self, study: Study, why: str) -> None:
+        """Serve the study no more; one of the same name that is created later is another one."""
+        with self._lock:
+            self._left_alone[study.name] = (study.created_at, why)
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether all studies that the worker was started for are left alone."""
+        with self._lock:
+            return self._studies is not None and self._studies <= self._left_alone.keys()
+
+    @property
+    def message(self) -> str:
+        """The studies left alone and why, for people."""
+        with self._lock:
+            left = sorted(self._left_alone.items())
+        return "; ".join(f"leaves study {name!r} alone: {why}" for name, (_, why) in left)

@@ -1,0 +1,77 @@
+"""How many trials a machine runs at a time, and on what. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trials.errors import InvalidValueError
+
+NVIDIA_SMI_TIMEOUT_SECONDS = 20.0
+CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+
+def detect_slots(
+    slots: str | int = "auto",
+    *,
+    threads: int = 1,
+    gpus: Sequence[str] | None = None,
+    cores: int | None = None,
+) -> tuple[str, ...]:
+    """The device of each slot: one for each GPU, on a machine without GPUs as the CPU allows.
+
+    Args:
+        slots: ``"auto"``, or how many; more slots than GPUs share them in turn.
+        threads: CPU threads of each trial.
+        gpus: The GPUs' numbers or UUIDs; None: those that are visible here; empty: CPU only.
+        cores: CPU cores; None: those that this process may use.
+
+    Returns:
+        ``"cpu"`` or ``"cuda:"`` with number or UUID, one a slot.
+
+    Raises:
+        InvalidValueError: If ``slots`` is neither ``"auto"`` nor a whole number from 1.
+    """
+    devices = tuple(f"cuda:{gpu}" for gpu in (visible_gpus() if gpus is None else gpus))
+    if slots == "auto":
+        return devices or ("cpu",) * max(1, (cores or usable_cores()) // threads)
+    if not str(slots).isdecimal() or int(slots) < 1:
+        raise InvalidValueError(f"slots are 'auto' or a whole number from 1, got {slots!r}")
+    return tuple((devices or ("cpu",))[i % max(1, len(devices))] for i in range(int(slots)))
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs this process may use: CUDA_VISIBLE_DEVICES where set, else what nvidia-smi lists."""
+    allowed = environment.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        gpus = [gpu.strip() for gpu in allowed.split(",")]
+        # As CUDA does: the first invalid entry hides all that follow.
+        return gpus[: next((i for i, gpu in enumerate(gpus) if gpu in ("", "-1")), len(gpus))]
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    listing = subprocess.run(
+        [command, "--query-gpu=index", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=NVIDIA_SMI_TIMEOUT_SECONDS,
+        check=False,
+    )
+    # It fails where a driver is installed and no GPU is there.
+    return listing.stdout.split() if listing.returncode == 0 else []
+
+
+def usable_cores(quota: Path = CGROUP_CPU) -> int:
+    """CPU cores this process may use, a container's quota included; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text().split()
+    except OSError:
+        return cores
+    return cores if limit == "max" else max(1, min(cores, int(limit) // int(period)))

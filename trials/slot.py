@@ -1,0 +1,189 @@
+"""One slot of a worker: a thread that keeps one child busy with one trial after the other."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from trials.attempt import Attempt
+from trials.chooser import Chooser
+from trials.errors import StoreUnavailableError, StudyNotFoundError, TrialsError
+from trials.failures import needs_fresh_child
+from trials.health import SlotHealth, stop_hopeless_study
+from trials.process import ChildGoneError, ChildProcess, warm_modules
+from trials.settings import Shared
+from trials.study import Study
+from trials.trial import Outcome, Trial, TrialState
+
+FIRST_IDLE_SECONDS = 0.02
+LAST_IDLE_SECONDS = 1.0
+IDLE_GROWTH = 1.6
+log = logging.getLogger("larnn.worker")
+
+
+class Slot(threading.Thread):
+    """Reserves, runs and finishes trials until the worker stops."""
+
+    def __init__(self, shared: Shared, chooser: Chooser, device: str) -> None:
+        super().__init__(name=f"slot {device}", daemon=True)
+        self.device = device
+        self.attempt: Attempt | None = None
+        """What runs now; the worker's heart beats for it."""
+        self.health = SlotHealth(shared.store, shared.settings, shared.clock)
+        self._shared = shared
+        self._chooser = chooser
+        self._child: ChildProcess | None = None
+        self._threads: int | None = None
+        self._trouble = ""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What it does, as in `WorkerInfo.slots`."""
+        attempt = self.attempt
+        if attempt is not None:
+            study, number = attempt.trial.study, attempt.trial.number
+            return {"device": self.device, "study": study, "number": number, "state": "running"}
+        state = "quarantined" if self.health.rests else "idle"
+        return {"device": self.device, "study": None, "number": None, "state": state}
+
+    @property
+    def message(self) -> str:
+        """What is wrong with it, for people."""
+        problem = self.health.message or self._trouble
+        return f"{self.device} {problem}" if problem else ""
+
+    def run(self) -> None:
+        """Serve until the worker stops. Whatever goes wrong with one trial, the next is tried."""
+        stopping, idle_s = self._shared.stopping, FIRST_IDLE_SECONDS
+        while not stopping.is_set():
+            try:
+                served = self._serve()
+            except StoreUnavailableError as error:
+                log.warning("%s", error)
+                served = False
+            except Exception:
+                log.exception("%s: a bug of the worker; it goes on", self.name)
+                served = False
+            if served:
+                idle_s = FIRST_IDLE_SECONDS
+                continue
+            # Jitter: a hundred idle workers must not ask in step.
+            stopping.wait(idle_s * random.uniform(0.75, 1.25))  # noqa: S311  # no secret
+            idle_s = min(idle_s * IDLE_GROWTH, LAST_IDLE_SECONDS)
+        self._end_child()
+
+    def _serve(self) -> bool:
+        """Run one trial, if there is one and the slot may."""
+        if self.health.rests or self._ready_child(self._first_threads()) is None:
+            return False
+        for offer in self._chooser.offers():
+            try:
+                study = self._shared.store.get_study(offer.study)
+            except StudyNotFoundError:
+                self._chooser.forget()
+                continue
+            if not self._chooser.accepts(study):
+                continue
+            child = self._ready_child(study.spec.threads)
+            if child is None:
+                return False
+            trial = self._reserve(study)
+            if trial is None:
+                self._chooser.forget()
+                continue
+            self._chooser.took(study.name)
+            self._run_trial(study, trial, child)
+            return True
+        return False
+
+    def _first_threads(self) -> int:
+        """Threads to warm the first child with, so that it need not be replaced at once."""
+        if self._threads is None:
+            self._threads = 1
+            for name in (self._shared.settings.studies or ())[:1]:
+                try:
+                    self._threads = self._shared.store.get_study(name).spec.threads
+                except StudyNotFoundError:
+                    log.info("study %r is not there yet", name)
+        return self._threads
+
+    def _reserve(self, study: Study) -> Trial | None:
+        shared, token = self._shared, uuid.uuid4().hex
+        # One token until an answer comes: a reservation whose answer was lost is found again.
+        return shared.insist(
+            lambda: shared.store.reserve(
+                study.name, shared.name, shared.host, token, shared.settings.lease_s
+            )
+        )
+
+    def _run_trial(self, study: Study, trial: Trial, child: ChildProcess) -> None:
+        self.attempt = attempt = Attempt(self._shared, study, trial, child)
+        log.info("%s starts on %s", attempt, self.device)
+        try:
+            outcome = attempt.run()
+            if outcome is not None and attempt.finish(outcome) is not None:
+                self._judge(attempt, outcome)
+        finally:
+            self.attempt = None
+            if not child.is_usable:
+                self._end_child()
+
+    def _judge(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Learn from how a trial ended."""
+        study, trial, failure = attempt.study, attempt.trial, outcome.failure
+        if attempt.refusal is not None:
+            self._chooser.leave_alone(study, attempt.refusal)
+            log.warning("leaves study %r alone: %s", study.name, attempt.refusal)
+        if failure is None:
+            log.info("%s ends %s, loss %s", attempt, outcome.state, outcome.loss)
+            if outcome.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                self.health.succeeded()
+            return
+        log.warning("%s ends %s: %s: %s", attempt, outcome.state, failure.kind, failure.message)
+        if needs_fresh_child(failure):
+            self._end_child()
+        try:
+            self.health.failed(study.name, trial.number, failure)
+            if outcome.state is TrialState.FAILED:
+                stop_hopeless_study(self._shared.store, study.name, failure)
+        except TrialsError as error:  # for example deleted meanwhile
+            log.warning("study %r: %s", study.name, error)
+
+    def _ready_child(self, threads: int) -> ChildProcess | None:
+        """A warm child with so many threads; None if there is none to be had now."""
+        child = self._child
+        if child is not None and child.threads == threads and child.is_usable:
+            return child
+        self._end_child()
+        self._threads = threads
+        self._child = child = ChildProcess(device=self.device, threads=threads)
+        try:
+            child.send({"type": "warm", "modules": warm_modules(self._shared.settings.objectives)})
+            while not self._shared.stopping.is_set():
+                for frame in child.receive(timeout_s=0.1):
+                    for module, error in frame.header["failed"].items():
+                        log.warning("cannot import %s: %s", module, error)
+                    self._trouble = ""
+                    child.take_log()
+                    return child
+        except ChildGoneError as error:
+            printed = child.take_log()[-500:].decode("utf-8", "replace").strip()
+            self._trouble = f"cannot start its process: {error} {printed}"
+            log.error("%s", self.message)
+        self._end_child()
+        return None
+
+    def kill_child(self) -> None:
+        """End the child from another thread, when this one does not come to it."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
