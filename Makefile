@@ -7,12 +7,14 @@ STAMP := $(VENV)/.installed
 PIP_TORCH_INDEX = $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
 .DEFAULT_GOAL := help
-.PHONY: help check-machine install search test lint format bench clean
+.PHONY: help check-machine install search test test-compose secrets lint format bench clean
 
 help: check-machine
 	@echo 'make install   set up .venv with everything, pinned'
 	@echo 'make search    search the best LARNN on human activities, with a private MongoDB'
 	@echo 'make test      all tests'
+	@echo 'make secrets   passwords for docker compose up, made once'
+	@echo 'make test-compose  build the image and try docker-compose.yml'
 	@echo 'make lint      ruff, mypy, import-linter'
 	@echo 'make bench     speed against torch.nn.LSTM'
 
@@ -47,6 +49,19 @@ search: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+test-compose: $(STAMP)
+	$(BIN)/pytest -m compose tests/compose
+
+# The folder keeps other users of this machine out; within, MongoDB's own user must be able to read.
+SECRETS_DIR ?= secrets
+secrets:
+	@mkdir -p $(SECRETS_DIR) && chmod 700 $(SECRETS_DIR)
+	@for name in mongo_root_password worker_password reader_password notebook_token; do \
+	  file=$(SECRETS_DIR)/$$name; [ -s $$file ] && continue; \
+	  od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > $$file && chmod 444 $$file || exit 1; \
+	done
+	@echo "passwords and the notebook's token are in $(SECRETS_DIR)/"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
