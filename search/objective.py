@@ -1,0 +1,184 @@
+"""The objective of this project's searches: train one network on the data that `params` name.
+
+``train_larnn`` works unchanged in a plain `hyperopt.fmin`, and on the service, which gives it a
+`TrialContext`. The loss is the validation people's cross-entropy in the best epoch (see
+`model.training.fit` for why); accuracy is recorded beside it. Torch is imported when a trial
+starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import math
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.config import TrialConfig
+from trials.errors import TrialRefusedError
+from trials.objective import TrialContext
+
+if TYPE_CHECKING:
+    from model.data import Dataset
+    from model.training import Epoch, FitResult
+
+
+def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) -> dict[str, Any]:
+    """Train a classifier and say how well it does on the validation people.
+
+    Args:
+        params: Flat settings, as `TrialConfig.from_params` takes them; absent ones have defaults.
+        context: The service's; without one nothing is reported, stopped, or kept.
+
+    Returns:
+        ``{"loss", "status": "ok", "validation_accuracy", ...}``; ``{"status": "stopped"}`` when the
+        context asked to stop. The loss of a training that diverged is NaN.
+
+    Raises:
+        ValueError: For an unknown parameter, a value outside its range, or unusable data.
+        TrialRefusedError: If the data here are not those of the study.
+    """
+    config = config_of(params, context)
+    data = load_data(config)
+    if context is not None:
+        check_requirements(context.requirements, data)
+    from model.training import DivergedError
+
+    try:
+        result = _fit(config, data, context)
+    except DivergedError as error:
+        return {"loss": math.nan, "status": "ok", "message": str(error), **_origin(config, data)}
+    if result.stopped is not None or result.best is None:
+        return {"status": "stopped"}
+    if context is not None and result.weights is not None:
+        context.save_weights(result.weights)
+    return {**_outcome(result, result.best), **_origin(config, data)}
+
+
+def test_metrics(params: Mapping[str, Any], weights: bytes) -> dict[str, Any]:
+    """Look at the test people: once per finished study, for its chosen trial.
+
+    Args:
+        params: The trial's.
+        weights: What the trial kept.
+
+    Returns:
+        ``test_accuracy``, ``test_loss``, ``test_sequences``, ``test_confusion``.
+
+    Raises:
+        ValueError: If the weights are damaged or of other data.
+    """
+    from model.evaluation import evaluate
+
+    measured = evaluate(weights, load_data(config_of(params, None)), "test")
+    return {f"test_{name}": value for name, value in measured.items()}
+
+
+def config_of(params: Mapping[str, Any], context: TrialContext | None) -> TrialConfig:
+    """The configuration that ``params`` mean; the context's seed stands in for an absent one."""
+    # Hyperopt hands over numpy's scalars; configurations hold Python's numbers.
+    plain = {k: v.item() if hasattr(v, "item") else v for k, v in params.items()}
+    if context is not None:
+        plain.setdefault("seed", context.seed)
+    return TrialConfig.from_params(plain)
+
+
+def load_data(config: TrialConfig) -> Dataset:
+    """The data of a configuration; kept, since a worker's next trial wants them too."""
+    return _load(config.data.data, config.data.time_stride)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str, time_stride: int) -> Dataset:
+    from model import data
+
+    return data.load(name, time_stride)
+
+
+def check_requirements(requirements: Mapping[str, Any], data: Dataset) -> None:
+    """Refuse to train on data other than the study's.
+
+    Raises:
+        TrialRefusedError: If the fingerprints differ.
+    """
+    wanted = requirements.get("data_fingerprint", data.fingerprint)
+    if wanted != data.fingerprint:
+        raise TrialRefusedError(
+            f"this study's data have fingerprint {str(wanted)[:16]}, data {data.name!r} here have "
+            f"{data.fingerprint[:16]}: bring the same source and version of larnn-search here"
+        )
+
+
+def _fit(config: TrialConfig, data: Dataset, context: TrialContext | None) -> FitResult:
+    from model.training import fit
+
+    if context is None:
+        return fit(config, data)
+
+    def report(epoch: Epoch) -> None:
+        context.report(
+            epoch.epoch,
+            epoch.validation_loss,
+            validation_accuracy=epoch.validation_accuracy,
+            train_loss=epoch.train_loss,
+            train_accuracy=epoch.train_accuracy,
+            learning_rate=epoch.learning_rate,
+        )
+
+    return fit(
+        config,
+        data,
+        device=context.device,
+        threads=context.threads,
+        on_epoch=report,
+        stop_reason=context.stop_reason,
+        checkpoint=context.load_checkpoint(),
+        save_checkpoint=context.save_checkpoint,
+    )
+
+
+def _outcome(result: FitResult, best: Epoch) -> dict[str, Any]:
+    """What the trial reached, and how it ran."""
+    return {
+        "loss": best.validation_loss,
+        "status": "ok",
+        "validation_accuracy": best.validation_accuracy,
+        "train_accuracy": best.train_accuracy,
+        "train_loss": best.train_loss,
+        "best_epoch": best.epoch,
+        "epochs_run": len(result.history),
+        "num_parameters": result.num_parameters,
+        "seconds": result.seconds,
+        "device": result.device,
+        "threads": result.threads,
+        "backend": result.backend,
+    }
+
+
+def _origin(config: TrialConfig, data: Dataset) -> dict[str, Any]:
+    """What is needed to repeat the trial beside its params."""
+    return {
+        "seed": config.training.seed,
+        "data_fingerprint": data.fingerprint,
+        "versions": versions(),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what computes, and the git revision where this is a checkout."""
+    packages = ("larnn-search", "torch", "numpy")
+    told = {name: importlib.metadata.version(name) for name in packages}
+    told["python"] = platform.python_version()
+    git, here = shutil.which("git"), Path(__file__).parent.parent
+    if git and (here / ".git").exists():
+        asked = subprocess.run(
+            [git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        if asked.returncode == 0:
+            told["git"] = asked.stdout.strip()
+    return told
