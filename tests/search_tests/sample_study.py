@@ -106,7 +106,7 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
     state = TrialState.COMPLETE
     if running:
         state, steps = TrialState.RUNNING, draw.randint(2, EPOCHS - 1)
-    elif final > 0.55 and number > 3:
+    elif final > 0.7 and number > 3:
         state, steps = TrialState.PRUNED, draw.choice([3, 3, 6])
     elif luck < 0.05:
         state, steps = TrialState.FAILED, draw.randint(0, 4)
@@ -125,6 +125,9 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
     lost = 0.9 < luck < 0.95
     worker, host = WORKERS[slot], WORKERS[slot].split("-")[0]
     started = START + timedelta(seconds=begin)
+    result: dict[str, Any] = {}
+    if state in (TrialState.COMPLETE, TrialState.PRUNED):
+        result = {**reports[-1].metrics, "confusion": [[1]]}
     loss = None if failed or running or not reports else min(r.loss for r in reports)
     return Trial(
         study="quick",
@@ -141,7 +144,10 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
         started_at=started,
         finished_at=None if running else started + timedelta(seconds=steps * epoch_s + 0.5),
         loss=loss,
-        result={"validation_accuracy": reports[-1].metrics["validation_accuracy"], "confusion": [[1]]}
+        result={
+            "validation_accuracy": reports[-1].metrics["validation_accuracy"],
+            "confusion": [[1]],
+        }
         if loss is not None
         else {},
         reports=reports,

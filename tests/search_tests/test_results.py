@@ -82,7 +82,10 @@ def test_reports_frame_has_one_row_a_report():
     frame = results.reports_frame(trials)
     assert len(frame) == sum(len(trial.reports) for trial in trials)
     last = frame[frame["number"] == 11].iloc[-1]
-    assert (last["step"], last["loss"]) == (trials[11].reports[-1].step, trials[11].reports[-1].loss)
+    assert (last["step"], last["loss"]) == (
+        trials[11].reports[-1].step,
+        trials[11].reports[-1].loss,
+    )
     assert last["state"] == "RUNNING"
     assert last["validation_accuracy"] == trials[11].reports[-1].metrics["validation_accuracy"]
 

@@ -1,0 +1,54 @@
+"""How numbers, times and curves are written for people, on screens and on figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+_BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = "_.-=+*#@"
+
+
+def format_value(value: Any) -> str:
+    """A setting or metric, floats in at most four significant digits; None is ``-``."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if value != 0 and not 1e-4 <= abs(value) < 1e5:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Seconds as ``41 s``, ``3 min 20 s``, ``2 h 05 min`` or ``3 d 4 h``; ``-`` for None."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def sparkline(values: Sequence[float], width: int = 20, *, ascii_only: bool = False) -> str:
+    """A curve in one line of text, the latest ``width`` values, each on the curve's own scale.
+
+    A value that is not finite is a space.
+    """
+    shown = list(values)[-width:]
+    finite = [value for value in shown if math.isfinite(value)]
+    if not finite:
+        return " " * len(shown)
+    bars = _ASCII_BARS if ascii_only else _BARS
+    low, span = min(finite), max(finite) - min(finite)
+    top = len(bars) - 1
+    return "".join(
+        bars[round((value - low) / span * top) if span > 0 else 0] if math.isfinite(value) else " "
+        for value in shown
+    )
