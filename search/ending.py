@@ -1,0 +1,63 @@
+"""When a study has had enough: budget, time, a good loss, no progress, or nothing but failures."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+from trials.study import Study
+from trials.trial import Trial, TrialState
+
+FIRST_FAILURES = 5
+"""A study whose first trials all failed is stopped after this many."""
+
+
+def loss_of(trial: Trial) -> float:
+    """The loss of a COMPLETE trial; infinite for others and for NaN."""
+    if trial.state is not TrialState.COMPLETE or trial.loss is None or math.isnan(trial.loss):
+        return math.inf
+    return trial.loss
+
+
+def reason_to_end(study: Study, finished: Sequence[Trial], now: datetime) -> str | None:
+    """Why no further trial should start, for people; None while there is no reason.
+
+    Args:
+        study: The study; its spec has the rules.
+        finished: Its trials that count towards the budget, in the order in which they ended.
+        now: The time, by a clock near the store's.
+    """
+    spec = study.spec
+    if spec.max_trials is not None and len(finished) >= spec.max_trials:
+        return f"all {spec.max_trials} trials have finished"
+    if spec.timeout_s is not None and (now - study.created_at).total_seconds() >= spec.timeout_s:
+        return f"stopped after its timeout of {spec.timeout_s:g} s"
+    if spec.until_loss is None and spec.patience is None:
+        return None
+    losses = [loss_of(trial) for trial in finished]
+    best = min(losses, default=math.inf)
+    if spec.until_loss is not None and best <= spec.until_loss:
+        return f"stopped: loss {best:g} has reached {spec.until_loss:g}"
+    if spec.patience is not None and len(losses) > spec.patience:
+        before = min(losses[: -spec.patience])
+        if math.isfinite(before) and min(losses[-spec.patience :]) >= before:
+            return f"stopped: no better loss in {spec.patience} trials"
+    return None
+
+
+def all_failed(study: str, finished: Sequence[Trial]) -> str | None:
+    """What to say when the first trials all failed, with the commonest failure; else None."""
+    if len(finished) < FIRST_FAILURES or any(t.state is not TrialState.FAILED for t in finished):
+        return None
+    told = Counter(
+        f"{trial.failures[-1].kind}: {trial.failures[-1].message}".splitlines()[0]
+        for trial in finished
+        if trial.failures
+    )
+    commonest, times = told.most_common(1)[0] if told else ("no message", len(finished))
+    return (
+        f"stopped: the first {len(finished)} trials all failed, {times} of them with "
+        f"{commonest}; see `larnn-search show {study} {finished[0].number}`"
+    )

@@ -1,0 +1,120 @@
+"""A feeder's picture of its study's trials, kept current by reading only what changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from trials.store import TrialStore
+from trials.trial import BUDGET_STATES, Trial, TrialState
+
+ACTIVE_STATES = (TrialState.WAITING, TrialState.RUNNING)
+RECOUNT_SECONDS = 10.0
+
+
+class StudyView:
+    """All trials of one study as last read.
+
+    A round reads the active trials, and each one that is active no more. What this cannot see (a
+    trial retried and finished between two rounds) shows when the store's counts are compared.
+
+    Args:
+        store: Where the trials are.
+        study: The study's name.
+    """
+
+    def __init__(self, store: TrialStore, study: str) -> None:
+        self._store = store
+        self._study = study
+        self._trials: dict[int, Trial] = {}
+        self._counts: Counter[TrialState] = Counter()
+        self._active: set[int] = set()
+        self._recount_at: datetime | None = None
+        self.next_number = 0
+        """The number of the next trial."""
+        self.finished: list[Trial] = []
+        """Trials that count towards the budget, in the order in which they ended."""
+
+    def refresh(self, now: datetime, with_reports: bool) -> list[Trial]:
+        """Read what changed; returns the trials that newly finished, none on the first reading.
+
+        Args:
+            now: The time, to recount now and then.
+            with_reports: Whether running trials' reports are wanted.
+        """
+        if self._recount_at is None:
+            self._read_all()
+            self._recount_at = now + timedelta(seconds=RECOUNT_SECONDS)
+            return []
+        before = set(self._active)
+        active = self._store.list_trials(self._study, ACTIVE_STATES, with_reports)
+        numbers = {trial.number for trial in active}
+        unseen = set(range(self.next_number, max(numbers, default=-1))) - numbers
+        ended = [self._store.get_trial(self._study, n) for n in sorted((before - numbers) | unseen)]
+        newly = [trial for trial in [*active, *ended] if self._put(trial)]
+        self.finished += sorted(newly, key=_ended_at)
+        if now >= self._recount_at:
+            self._recount_at = now + timedelta(seconds=RECOUNT_SECONDS)
+            if self._is_stale():
+                self._read_all()
+        return newly
+
+    def _read_all(self) -> None:
+        self._trials.clear()
+        self._counts.clear()
+        self._active.clear()
+        self.next_number = 0
+        newly = [trial for trial in self._store.list_trials(self._study) if self._put(trial)]
+        self.finished = sorted(newly, key=_ended_at)
+
+    def _put(self, trial: Trial) -> bool:
+        """Take in one trial; whether it has newly come to count towards the budget."""
+        known = self._trials.get(trial.number)
+        counted = known is not None and known.state in BUDGET_STATES
+        counts = trial.state in BUDGET_STATES
+        if known is not None:
+            self._counts[known.state] -= 1
+        if counted and not counts:  # it was retried
+            self.finished = [other for other in self.finished if other.number != trial.number]
+        self._trials[trial.number] = trial
+        self._counts[trial.state] += 1
+        self.next_number = max(self.next_number, trial.number + 1)
+        if trial.state.is_finished:
+            self._active.discard(trial.number)
+        else:
+            self._active.add(trial.number)
+        return counts and not counted
+
+    def _is_stale(self) -> bool:
+        counts = self._store.counts(self._study)
+        retried = (TrialState.FAILED, TrialState.CANCELLED)
+        return sum(counts.values()) > len(self._trials) or any(
+            self._counts[state] > counts[state] for state in retried
+        )
+
+    def add(self, trials: list[Trial]) -> None:
+        """Take in trials that were just written."""
+        for trial in trials:
+            self._put(trial)
+
+    def forget(self) -> None:
+        """Read everything anew in the next round."""
+        self._recount_at = None
+
+    def count(self, *states: TrialState) -> int:
+        """Trials in any of these states."""
+        return sum(self._counts[state] for state in states)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials by number."""
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    @property
+    def active(self) -> list[Trial]:
+        """The WAITING and RUNNING trials by number."""
+        return [self._trials[number] for number in sorted(self._active)]
+
+
+def _ended_at(trial: Trial) -> tuple[datetime, int]:
+    return trial.finished_at or trial.created_at, trial.number
