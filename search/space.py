@@ -8,40 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from model.config import TrialConfig
+from search.derivation import DERIVATIONS
 from search.parameter import Parameter, Value, did_you_mean
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """A step between what is sampled and what trains, and its way back (for enqueued trials)."""
-
-    doc: str
-    forward: Callable[[dict[str, Any]], dict[str, Any]]
-    backward: Callable[[dict[str, Any]], dict[str, Any]]
-
-
-def _divide_hidden(sampled: dict[str, Any]) -> dict[str, Any]:
-    hidden = sampled.pop("hidden_size")
-    return {**sampled, "head_size": max(1, round(hidden / sampled["num_heads"]))}
-
-
-def _multiply_heads(params: dict[str, Any]) -> dict[str, Any]:
-    return {**params, "hidden_size": float(params["num_heads"] * params.pop("head_size"))}
-
-
-DERIVATIONS: Mapping[str, Derivation] = {
-    "head_size_from_hidden_size": Derivation(
-        "head_size = max(1, round(hidden_size / num_heads)), as the paper's search did",
-        _divide_hidden,
-        _multiply_heads,
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -96,9 +70,8 @@ class Space:
     def conditions(self, row: Parameter, above: tuple[str, ...] = ()) -> dict[str, Value]:
         """All that must hold for ``row`` to be sampled, outermost first."""
         if row.name in above:
-            raise ValueError(
-                f"space {self.name!r}: conditions go in a circle: {' -> '.join(above)}"
-            )
+            circle = " -> ".join((*above, row.name))
+            raise ValueError(f"space {self.name!r} has conditions in a circle: {circle}")
         found: dict[str, Value] = {}
         for other, value in row.when.items():
             found |= {**self.conditions(self[other], (*above, row.name)), other: value}
@@ -112,11 +85,14 @@ class Space:
         return {**self.fixed, **values}
 
     def sampled(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The sample that gives ``params``; None where this space cannot express them."""
+        """A sample that gives ``params``; None where this space cannot express them."""
         values = dict(params)
         try:
             if self.derive is not None:
-                values = DERIVATIONS[self.derive].backward(values)
+                derivation = DERIVATIONS[self.derive]
+                values = derivation.backward(values, self)
+                if derivation.forward(dict(values)) != dict(params):
+                    return None
             active = [row for row in self.rows if self.is_active(row, values)]
             if all(row.contains(values[row.name]) for row in active):
                 return {row.name: values[row.name] for row in active}
