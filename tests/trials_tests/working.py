@@ -1,0 +1,68 @@
+"""What tests of workers share: studies to run, a worker in a thread, waiting with a deadline."""
+
+import threading
+import time
+
+from tests.trials_tests import objectives
+from trials.settings import Stop, WorkerSettings
+from trials.store import NewTrial
+from trials.study import StudySpec
+from trials.worker import Worker
+
+ALLOWED = [
+    f"{objectives.HERE}:{name}"
+    for name in ("square", "sleepy", "misbehave", "steps", "look_around", "spawns")
+]
+
+
+def eventually(condition, timeout_s=30.0):
+    """Wait until ``condition()`` is truthy and return it; fail when it takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.005)
+    return found
+
+
+def add_study(store, objective, params, name="s", **settings):
+    """Create a study of one of our objectives with a WAITING trial for each of ``params``."""
+    spec = StudySpec(
+        name=name,
+        objective=objective if ":" in objective else f"{objectives.HERE}:{objective}",
+        space={"name": "test", "rows": []},
+        **settings,
+    )
+    study = store.create_study(spec)
+    store.add_trials(name, None, 0, [NewTrial(p, seed=i) for i, p in enumerate(params)])
+    return study
+
+
+def finished(store, name="s"):
+    """The study's trials once all of them have finished, else None."""
+    trials = store.list_trials(name)
+    return trials if all(trial.state.is_finished for trial in trials) else None
+
+
+class RunningWorker:
+    """A worker in a thread, stopped when the block ends."""
+
+    def __init__(self, store, **settings):
+        settings = {"objectives": ALLOWED, "lease_s": 30.0, "heartbeat_s": 0.05} | settings
+        self.worker = Worker(store, WorkerSettings(**settings))
+        self.error = None
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        try:
+            self.worker.run()
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.worker.stop(Stop.AT_ONCE)
+        self.thread.join(20)
+        assert not self.thread.is_alive()
