@@ -29,6 +29,10 @@ class IllegalTransitionError(TrialsError):
     """The trial's state does not allow this step."""
 
 
+class BrokenDocumentError(TrialsError):
+    """What the database holds does not fit; what it belongs to is refused, and nothing else."""
+
+
 class SchemaVersionError(TrialsError):
     """The database was written by another version of this project."""
 

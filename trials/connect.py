@@ -1,0 +1,86 @@
+"""From an option and the environment to an open store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from trials.embedded import embedded_server
+from trials.errors import InvalidValueError
+from trials.mongo_store import MongoStore
+
+URI_VARIABLE = "LARNN_MONGO_URI"
+PASSWORD_FILE_VARIABLE = "LARNN_MONGO_PASSWORD_FILE"  # noqa: S105  # the name of a variable
+
+
+@contextlib.contextmanager
+def connect(
+    uri: str | None = None, *, state_dir: Path | str | None = None, retry_for_s: float = 60.0
+) -> Iterator[MongoStore]:
+    """Open the store: of ``uri``, else of ``LARNN_MONGO_URI``, else of the state folder's server.
+
+    Args:
+        uri: What a person typed; no password in it, since other users see the command line.
+        state_dir: Folder of the embedded server; used only where no URI is given.
+        retry_for_s: Seconds for which an operation is tried again through an outage.
+
+    Yields:
+        The store, closed afterwards.
+
+    Raises:
+        InvalidValueError: If the URI cannot be used, or the password's file cannot be read.
+        StoreUnavailableError: If the server cannot be reached or refuses the login.
+        ServerNotFoundError: If an embedded server is wanted and none can be started.
+        SchemaVersionError: If another version of this project wrote the database.
+    """
+    if uri is not None and has_password(uri):
+        raise InvalidValueError(
+            "a password in --mongo can be read by everyone on this machine: put the URI into the "
+            f"environment variable {URI_VARIABLE}, or the password alone into a file named by "
+            f"{PASSWORD_FILE_VARIABLE}"
+        )
+    chosen = uri or os.environ.get(URI_VARIABLE)
+    with contextlib.ExitStack() as stack:
+        if chosen is None or not chosen.strip():
+            address, password = stack.enter_context(embedded_server(state_dir)), None
+        else:
+            address, password = chosen.strip(), password_for(chosen.strip())
+        yield stack.enter_context(MongoStore(address, retry_for_s=retry_for_s, password=password))
+
+
+def has_password(uri: str) -> bool:
+    """Whether a URI carries a password, of its user or of a key among its options."""
+    user, at, _ = uri.partition("://")[2].rpartition("@")
+    return (bool(at) and ":" in user) or "password=" in uri.partition("?")[2].lower()
+
+
+def password_for(uri: str) -> str | None:
+    """Read the file that ``LARNN_MONGO_PASSWORD_FILE`` names; None when it names none.
+
+    Raises:
+        InvalidValueError: If it cannot be read, is empty, or the URI has a password or no user.
+    """
+    name = os.environ.get(PASSWORD_FILE_VARIABLE)
+    if not name:
+        return None
+    if has_password(uri):
+        raise InvalidValueError(
+            f"the MongoDB URI has a password and {PASSWORD_FILE_VARIABLE} names another: keep one"
+        )
+    if "@" not in uri.partition("://")[2].split("?")[0]:
+        raise InvalidValueError(
+            f"{PASSWORD_FILE_VARIABLE} is set, but the MongoDB URI names no user: expected "
+            "mongodb://USER@HOST:PORT/DATABASE"
+        )
+    try:
+        password = Path(name).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(
+            f"the file that {PASSWORD_FILE_VARIABLE} names cannot be read: {name} "
+            f"({type(error).__name__})"
+        ) from None
+    if not password:
+        raise InvalidValueError(f"the file that {PASSWORD_FILE_VARIABLE} names is empty: {name}")
+    return password

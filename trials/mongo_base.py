@@ -1,0 +1,180 @@
+"""The one connection to MongoDB: collections, indexes, schema, and what an outage does."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo import ASCENDING, IndexModel, MongoClient
+from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from trials.blobs import Blobs
+from trials.documents import SCHEMA_VERSION, Document, schema_message
+from trials.errors import InvalidValueError, SchemaVersionError, StoreUnavailableError
+from trials.retrying import Retrying, retried, translated
+from trials.trial import TrialState
+
+DATABASE = "larnn_search"
+LEAST_SERVER = (6, 0)
+FIRST_ANSWER_MS = 4000
+"""How long a server may take to be found: a wrong address is told in under 5 s."""
+SILENCE_MS = 30_000
+"""After this long without an answer a connection is given up, and made anew."""
+DURABLE = WriteConcern(w="majority", j=True)
+FLEETING = WriteConcern(w=1)
+"""For heartbeats: one that is lost is followed by the next."""
+WORKER_KEPT_S = 86_400
+LEGIBLE: CodecOptions[Document] = CodecOptions(
+    document_class=dict,
+    tz_aware=True,
+    tzinfo=UTC,
+    # What cannot be read must not make its neighbours unreadable: it is refused when decoded.
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+
+TRIAL_INDEXES = [
+    IndexModel([("study", 1), ("state", 1), ("number", 1)], name="queue"),
+    IndexModel([("study", 1), ("number", 1)], name="order"),
+    IndexModel(
+        [("study", 1), ("loss", 1), ("number", 1)],
+        name="best",
+        partialFilterExpression={"state": TrialState.COMPLETE.value},
+    ),
+    IndexModel(
+        [("lease_expires_at", ASCENDING)],
+        name="leases",
+        partialFilterExpression={"state": TrialState.RUNNING.value},
+    ),
+    IndexModel(
+        [("token", ASCENDING)],
+        name="tokens",
+        unique=True,
+        partialFilterExpression={"state": TrialState.RUNNING.value, "token": {"$type": "string"}},
+    ),
+]
+STUDY_INDEXES = [IndexModel([("state", 1)], name="state")]
+WORKER_INDEXES = [IndexModel([("last_seen_at", 1)], name="seen", expireAfterSeconds=WORKER_KEPT_S)]
+
+
+class MongoBase:
+    """Connects at once, and says clearly why it cannot.
+
+    Args:
+        uri: ``mongodb://`` or ``mongodb+srv://``; never shown, never logged.
+        database: Its name; default: the one the URI names, else ``larnn_search``.
+        retry_for_s: Seconds for which an operation is tried again through an outage.
+        password: The URI's user's password, when it does not stand in the URI.
+        sleep: How to wait between two tries.
+        clock: Monotonic seconds.
+        random: Uniform in [0, 1).
+
+    Raises:
+        InvalidValueError: If the URI cannot be read.
+        StoreUnavailableError: If the server cannot be reached, is too old, or refuses the login.
+        SchemaVersionError: If another version of this project wrote the database.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        database: str | None = None,
+        retry_for_s: float = 60.0,
+        *,
+        password: str | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self.where = address(uri)
+        self._client = _client(uri, password)
+        self._retrying = Retrying(self.where, retry_for_s, sleep, clock, random)
+        name = database or self._client.get_default_database(DATABASE).name
+        self._database = self._client.get_database(name, LEGIBLE, write_concern=DURABLE)
+        self._studies = self._database["studies"]
+        self._trials = self._database["trials"]
+        self._workers = self._database["workers"].with_options(write_concern=FLEETING)
+        self._meta = self._database["meta"]
+        self._blobs = Blobs(self._database, DURABLE)
+        self._is_prepared = False
+        try:
+            self._check_server()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _check_server(self) -> None:
+        try:
+            found = self._client.server_info()
+            schema = self._meta.find_one({"_id": "schema"})
+        except PyMongoError as error:
+            raise translated(error, self.where) from error
+        if tuple(found["versionArray"][:2]) < LEAST_SERVER:
+            raise StoreUnavailableError(
+                f"MongoDB 6.0 or newer is needed, {self.where} runs {found['version']}: upgrade it"
+            )
+        if schema is not None and schema.get("version") != SCHEMA_VERSION:
+            raise SchemaVersionError(schema_message("the database", schema.get("version")))
+
+    @retried
+    def prepare(self) -> None:
+        """Make what a new database needs: indexes, and the schema's version. Done once a store."""
+        if self._is_prepared:
+            return
+        self._meta.update_one(
+            {"_id": "schema"}, {"$setOnInsert": {"version": SCHEMA_VERSION}}, upsert=True
+        )
+        self._trials.create_indexes(TRIAL_INDEXES)
+        self._studies.create_indexes(STUDY_INDEXES)
+        self._workers.create_indexes(WORKER_INDEXES)
+        self._blobs.ensure_indexes()
+        self._is_prepared = True
+
+    def _now(self) -> datetime:
+        """The database's clock, for what is inserted; updates use ``$$NOW``."""
+        told: datetime = self._database.client.admin.command("hello")["localTime"]
+        return told.replace(tzinfo=UTC)
+
+
+def address(uri: str) -> str:
+    """Hosts of a URI, without user, password and options: safe to show."""
+    hosts = uri.partition("://")[2].rpartition("@")[2]
+    return unquote(hosts.split("/")[0].split("?")[0]) or "no host"
+
+
+def _client(uri: str, password: str | None) -> MongoClient[Document]:
+    options: dict[str, Any] = {
+        "serverSelectionTimeoutMS": FIRST_ANSWER_MS,
+        "connectTimeoutMS": FIRST_ANSWER_MS,
+        "socketTimeoutMS": SILENCE_MS,
+        "appname": "larnn-search",
+    }
+    chosen = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
+    ours = {name: value for name, value in options.items() if name.lower() not in chosen}
+    if password is not None:
+        ours["password"] = password
+    try:
+        return MongoClient(uri, **ours)
+    except (ConfigurationError, ValueError, TypeError) as error:
+        # The driver's own words may quote the URI, and with it a password.
+        raise InvalidValueError(
+            "the MongoDB URI cannot be used: expected mongodb://USER@HOST:PORT/DATABASE?OPTIONS "
+            f"with special characters percent-encoded (host found: {address(uri)}, "
+            f"{type(error).__name__})"
+        ) from None

@@ -1,0 +1,319 @@
+"""The queue in MongoDB: a trial's life, reading, and blobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pymongo.errors import DuplicateKeyError
+
+from trials import pipelines
+from trials.blobs import new_key, parse_key
+from trials.documents import (
+    Document,
+    canonical,
+    decode_trial,
+    encode_failure,
+    encode_outcome,
+    read_trial,
+    refusal,
+    trial_id,
+)
+from trials.errors import BrokenDocumentError
+from trials.mongo_base import FLEETING
+from trials.mongo_studies import AFTER, MongoStudies
+from trials.retrying import retried
+from trials.rules import (
+    check_cancel,
+    check_kind,
+    check_retry,
+    lease_lost,
+    trial_not_found,
+)
+from trials.store import CHECKPOINT, LEASE_SECONDS, Control
+from trials.study import StudyState
+from trials.trial import FINISHED_STATES, Claim, Outcome, Report, Trial, TrialState
+
+SWEEP_BATCH = 500
+BLOB_TRIES = 3
+
+
+class MongoStore(MongoStudies):
+    """A `trials.store.TrialStore` that many machines share; `MongoBase` says how to open one."""
+
+    # -- one trial's life ------------------------------------------------------------------------
+
+    @retried
+    def reserve(
+        self, study: str, worker: str, host: str, token: str, lease_s: float = LEASE_SECONDS
+    ) -> Trial | None:
+        """See `TrialStore.reserve`; a trial whose document does not fit becomes FAILED instead."""
+        while (document := self._reserve(study, worker, host, token, lease_s)) is not None:
+            try:
+                return decode_trial(document)
+            except BrokenDocumentError as problem:
+                failure = encode_failure(refusal(problem, worker, host))
+                state = {"state": TrialState.FAILED.value, "failures": [failure]}
+                self._trials.update_one(
+                    {"_id": document["_id"], "token": token},
+                    {"$set": {**pipelines.NO_CLAIM, **state}},
+                )
+        return None
+
+    def _reserve(
+        self, study: str, worker: str, host: str, token: str, lease_s: float
+    ) -> Document | None:
+        if self._read_study(study).state is StudyState.ACTIVE:
+            waiting: Document = {"study": study, "state": TrialState.WAITING.value}
+            change = pipelines.reserve(worker, host, token, lease_s)
+            for condition in (waiting | {"failures.host": {"$ne": host}}, waiting):
+                try:
+                    document = self._trials.find_one_and_update(
+                        condition, change, sort=[("number", 1)], return_document=AFTER
+                    )
+                except DuplicateKeyError:  # reserved before under this token, and the answer lost
+                    break
+                if document is not None:
+                    return document
+        return self._trials.find_one({"state": TrialState.RUNNING.value, "token": token})
+
+    @retried
+    def beat(self, claim: Claim, lease_s: float = LEASE_SECONDS) -> Control:
+        """See `TrialStore.beat`."""
+        found = self._trials.with_options(write_concern=FLEETING).find_one_and_update(
+            pipelines.owned(claim), pipelines.beat(lease_s), {"cancel": 1}, return_document=AFTER
+        )
+        if found is None:
+            raise self._lost(claim)
+        study = self._read_study(claim.study)
+        return Control(study.state, study.cutoffs, found.get("cancel") is True)
+
+    @retried
+    def report(self, claim: Claim, reports: Sequence[Report]) -> None:
+        """See `TrialStore.report`."""
+        change = pipelines.report(reports, claim.attempt)
+        if change and self._trials.update_one(pipelines.owned(claim), change).matched_count == 0:
+            raise self._lost(claim)
+
+    @retried
+    def finish(self, claim: Claim, outcome: Outcome) -> Trial:
+        """See `TrialStore.finish`."""
+        document = self._trials.find_one_and_update(
+            pipelines.owned(claim), pipelines.finish(claim, outcome), return_document=AFTER
+        )
+        if document is None:
+            document = self._ended(claim, outcome)
+        trial = read_trial(document)
+        checkpoint = document["ended"]["checkpoint"]
+        if trial.state.is_finished and checkpoint is not None:
+            self._blobs.delete(checkpoint)
+        return trial
+
+    def _ended(self, claim: Claim, outcome: Outcome) -> Document:
+        """The trial, when this very outcome was recorded under the claim before."""
+        document = self._trials.find_one({"_id": trial_id(claim.study, claim.number)})
+        ended = (document or {}).get("ended")
+        told = [claim.token, claim.attempt, outcome.state.value, encode_outcome(outcome)["loss"]]
+        if document is None or not isinstance(ended, dict):
+            raise self._lost(claim)
+        if canonical([ended.get(k) for k in ("token", "attempt", "state", "loss")]) != canonical(
+            told
+        ):
+            raise self._lost(claim)
+        return document
+
+    def _lost(self, claim: Claim) -> Exception:
+        found = self._trials.find_one(
+            {"_id": trial_id(claim.study, claim.number)}, {"state": 1, "attempt": 1}
+        )
+        if found is None:
+            return lease_lost(claim, "deleted")
+        return lease_lost(claim, f"{found.get('state')}, attempt {found.get('attempt')}")
+
+    @retried
+    def release_expired(self) -> list[Trial]:
+        """See `TrialStore.release_expired`."""
+        # Whatever is no date sorts before all dates (null, text, numbers), so it is released too.
+        expired = {
+            "state": TrialState.RUNNING.value,
+            "$expr": {"$lte": ["$lease_expires_at", pipelines.NOW]},
+        }
+        released = []
+        while document := self._trials.find_one_and_update(
+            expired, pipelines.release(), return_document=AFTER
+        ):
+            released.append(self._without_checkpoint(read_trial(document)))
+        return released
+
+    def _without_checkpoint(self, trial: Trial) -> Trial:
+        """Delete what a trial needs no more once it was cancelled outside of `finish`."""
+        if trial.state is TrialState.CANCELLED:
+            self._blobs.delete_below(f"{trial.study}/{CHECKPOINT}/{trial.number}/")
+        return trial
+
+    @retried
+    def cancel_trial(self, study: str, number: int) -> Trial:
+        """See `TrialStore.cancel_trial`."""
+        states = [TrialState.WAITING, TrialState.RUNNING]
+        trial = self._move(study, number, states, pipelines.cancel())
+        check_cancel(number, trial.state)
+        return self._without_checkpoint(trial)
+
+    @retried
+    def retry_trial(self, study: str, number: int) -> Trial:
+        """See `TrialStore.retry_trial`."""
+        states = [TrialState.FAILED, TrialState.CANCELLED]
+        trial = self._move(study, number, states, pipelines.retry())
+        check_retry(number, trial.state)
+        return trial
+
+    def _move(
+        self, study: str, number: int, states: Sequence[TrialState], change: pipelines.Pipeline
+    ) -> Trial:
+        """Change a trial that is in one of ``states``; another comes back as it is."""
+        document = self._trials.find_one_and_update(
+            {"_id": trial_id(study, number), "state": {"$in": [state.value for state in states]}},
+            change,
+            return_document=AFTER,
+        )
+        return self._read_trial(study, number) if document is None else read_trial(document)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @retried
+    def get_trial(self, study: str, number: int) -> Trial:
+        """See `TrialStore.get_trial`."""
+        return self._read_trial(study, number)
+
+    def _read_trial(self, study: str, number: int) -> Trial:
+        document = self._trials.find_one({"_id": trial_id(study, number)})
+        if document is None:
+            self._read_study(study)
+            raise trial_not_found(study, number)
+        return read_trial(document)
+
+    @retried
+    def list_trials(
+        self, study: str, states: Sequence[TrialState] | None = None, with_reports: bool = True
+    ) -> list[Trial]:
+        """See `TrialStore.list_trials`."""
+        condition: Document = {"study": study}
+        if states is not None:
+            condition["state"] = {"$in": [state.value for state in states]}
+        fields = None if with_reports else {"reports": 0}
+        found = self._trials.find(condition, fields).sort("number", 1)
+        made = [read_trial(document) for document in found]
+        if not made:
+            self._read_study(study)
+        return made
+
+    @retried
+    def best_trial(self, study: str) -> Trial | None:
+        """See `TrialStore.best_trial`."""
+        # NaN is no number between the infinities, and so left out.
+        document = self._trials.find_one(
+            {
+                "study": study,
+                "state": TrialState.COMPLETE.value,
+                "loss": {"$gte": -math.inf, "$lte": math.inf},
+            },
+            sort=[("loss", 1), ("number", 1)],
+        )
+        if document is None:
+            self._read_study(study)
+            return None
+        return read_trial(document)
+
+    # -- blobs -----------------------------------------------------------------------------------
+
+    @retried
+    def save_blob(self, claim: Claim, kind: str, data: bytes) -> None:
+        """See `TrialStore.save_blob`; the old one is deleted once the new one is complete."""
+        field = f"blobs.{check_kind(kind)}"
+        if self._trials.find_one(pipelines.owned(claim), {"_id": 1}) is None:
+            raise self._lost(claim)
+        key = new_key(claim, kind)
+        self._blobs.write(key, data)
+        old = self._trials.find_one_and_update(
+            pipelines.owned(claim), {"$set": {field: key}}, {field: 1}
+        )
+        if old is None:
+            self._blobs.delete(key)
+            raise self._lost(claim)
+        if (replaced := old.get("blobs", {}).get(kind)) is not None:
+            self._blobs.delete(replaced)
+
+    @retried
+    def load_blob(self, study: str, number: int, kind: str) -> bytes | None:
+        """See `TrialStore.load_blob`.
+
+        Raises:
+            BrokenDocumentError: If the trial refers to bytes that are not there.
+        """
+        field = check_kind(kind)
+        for _ in range(BLOB_TRIES):
+            found = self._trials.find_one({"_id": trial_id(study, number)}, {f"blobs.{field}": 1})
+            blobs = (found or {}).get("blobs")
+            key = blobs.get(kind) if isinstance(blobs, dict) else None
+            if key is None:
+                return None
+            if (data := self._blobs.read(key)) is not None:
+                return data
+            # Replaced since the trial was read: it names another key now.
+        raise BrokenDocumentError(
+            f"the {kind} of trial {number} of study {study!r} is damaged in the database"
+        )
+
+    @retried
+    def drop_blobs(self, study: str, kind: str, keep: Sequence[int]) -> int:
+        """See `TrialStore.drop_blobs`."""
+        self._read_study(study)
+        kept, dropped = set(keep), 0
+        finished = {"$in": [state.value for state in FINISHED_STATES]}
+        for key in self._blobs.keys_below(f"{study}/{check_kind(kind)}/"):
+            parsed = parse_key(key)
+            if parsed is None or parsed.number in kept:
+                continue
+            result = self._trials.update_one(
+                {"_id": trial_id(study, parsed.number), "state": finished, f"blobs.{kind}": key},
+                {"$unset": {f"blobs.{kind}": ""}},
+            )
+            if result.matched_count:
+                self._blobs.delete(key)
+                dropped += 1
+        return dropped
+
+    @retried
+    def sweep_blobs(self) -> int:
+        """Delete blobs, whole or in part, that no trial refers to; how many.
+
+        A part whose own attempt still runs is left alone: it may be on its way.
+        """
+        orphans = 0
+        batch: dict[str, None] = {}
+        for key in self._blobs.all_keys():
+            if parse_key(key) is not None:
+                batch[key] = None
+            if len(batch) >= SWEEP_BATCH:
+                orphans += self._sweep(list(batch))
+                batch.clear()
+        return orphans + self._sweep(list(batch))
+
+    def _sweep(self, keys: Sequence[str]) -> int:
+        owners = {key: parsed for key in keys if (parsed := parse_key(key)) is not None}
+        ids = {key: trial_id(owner.study, owner.number) for key, owner in owners.items()}
+        fields = {"state": 1, "attempt": 1, "blobs": 1}
+        found = {
+            document["_id"]: document
+            for document in self._trials.find({"_id": {"$in": list(ids.values())}}, fields)
+        }
+        orphans = []
+        for key, owner in owners.items():
+            trial = found.get(ids[key], {})
+            running = (TrialState.RUNNING.value, owner.attempt)
+            is_named = (trial.get("blobs") or {}).get(owner.kind) == key
+            if not is_named and (trial.get("state"), trial.get("attempt")) != running:
+                orphans.append(key)
+        for key in orphans:
+            self._blobs.delete(key)
+        return len(orphans)

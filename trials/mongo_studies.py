@@ -1,0 +1,293 @@
+"""Studies, feeders and workers in MongoDB."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from trials import pipelines
+from trials.documents import (
+    Document,
+    canonical,
+    decode_study,
+    decode_worker,
+    encode_spec,
+    encode_study,
+    encode_trial,
+    encode_worker,
+    plain,
+    read_trial,
+)
+from trials.errors import BrokenDocumentError, StudyNotFoundError
+from trials.mongo_base import MongoBase
+from trials.retrying import retried
+from trials.rules import (
+    check_same_study,
+    feeder_lost,
+    numbers_taken,
+    reopens,
+    study_not_found,
+)
+from trials.store import LEASE_SECONDS, NewTrial, Offer, WorkerInfo
+from trials.study import Counts, Study, StudySpec, StudyState
+from trials.trial import Trial, TrialState
+
+log = logging.getLogger(__name__)
+AFTER = ReturnDocument.AFTER
+DUPLICATE_KEY = 11000
+
+
+class MongoStudies(MongoBase):
+    """The part of `MongoStore` that concerns studies as a whole."""
+
+    # -- studies ---------------------------------------------------------------------------------
+
+    @retried
+    def create_study(self, spec: StudySpec) -> Study:
+        """See `TrialStore.create_study`."""
+        self.prepare()
+        encoded = encode_study(spec, self._now())
+        try:
+            self._studies.insert_one(encoded)
+            return decode_study(encoded)
+        except DuplicateKeyError:
+            old = self._read_study(spec.name)
+        check_same_study(old.spec, spec)
+        change: Document = {"spec": encode_spec(spec)}
+        if reopens(old, spec, self._counts(spec.name)):
+            change |= {"state": StudyState.ACTIVE.value, "message": ""}
+        return self._changed(spec.name, {}, {"$set": change})
+
+    @retried
+    def get_study(self, name: str) -> Study:
+        """See `TrialStore.get_study`."""
+        return self._read_study(name)
+
+    @retried
+    def list_studies(self) -> list[Study]:
+        """See `TrialStore.list_studies`; one that cannot be read is logged and left out."""
+        made = []
+        for document in self._studies.find().sort([("created_at", 1), ("_id", 1)]):
+            try:
+                made.append(decode_study(document))
+            except BrokenDocumentError as error:
+                log.warning("left out: %s", error)
+        return made
+
+    @retried
+    def set_study_state(self, name: str, state: StudyState, message: str = "") -> Study:
+        """See `TrialStore.set_study_state`."""
+        change = {"$set": {"state": state.value, "message": message}}
+        study = self._changed(name, {}, change)
+        if state is StudyState.CANCELLED:
+            # After the study: what is reserved in between learns it from its first beat.
+            unfinished = {"$in": [TrialState.WAITING.value, TrialState.RUNNING.value]}
+            self._trials.update_many({"study": name, "state": unfinished}, pipelines.cancel())
+        return study
+
+    @retried
+    def delete_study(self, name: str) -> None:
+        """See `TrialStore.delete_study`; interrupted, it can be called again."""
+        closed = {"state": StudyState.CANCELLED.value, "feeder": None}
+        if self._studies.update_one({"_id": name}, {"$set": closed}).matched_count == 0:
+            raise self._not_found(name)
+        self._trials.delete_many({"study": name})
+        self._blobs.delete_below(f"{name}/")
+        # Last: as long as something is left, the study is there to be deleted.
+        self._studies.delete_one({"_id": name})
+
+    def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
+        """See `TrialStore.record_test_look`."""
+        entry = {**plain(look, "a look at the test people"), "id": uuid.uuid4().hex}
+        return self._record(name, entry)
+
+    @retried
+    def _record(self, name: str, look: Document) -> Study:
+        logged = {"$mergeObjects": [pipelines.literal(look), {"at": pipelines.NOW}]}
+        change = [{"$set": {"test_looks": pipelines.appended("test_looks", logged)}}]
+        try:
+            return self._changed(name, {"test_looks.id": {"$ne": look["id"]}}, change)
+        except StudyNotFoundError:  # or the look was recorded and only the answer lost
+            return self._read_study(name)
+
+    def _read_study(self, name: str) -> Study:
+        document = self._studies.find_one({"_id": name})
+        if document is None:
+            raise self._not_found(name)
+        return decode_study(document)
+
+    def _changed(self, name: str, condition: Document, change: Any) -> Study:
+        document = self._studies.find_one_and_update(
+            {"_id": name, **condition}, change, return_document=AFTER
+        )
+        if document is None:
+            raise self._not_found(name)
+        return decode_study(document)
+
+    def _not_found(self, name: str) -> StudyNotFoundError:
+        return study_not_found(name, self._studies.distinct("_id"))
+
+    # -- feeding ---------------------------------------------------------------------------------
+
+    @retried
+    def acquire_feeder(self, name: str, token: str, lease_s: float = LEASE_SECONDS) -> bool:
+        """See `TrialStore.acquire_feeder`."""
+        # Null sorts before every date, so that a feeder that never was has run out too.
+        free = {"$expr": {"$lte": ["$feeder.expires_at", pipelines.NOW]}}
+        lease = {"token": pipelines.literal(token), "expires_at": pipelines.until(lease_s)}
+        result = self._studies.update_one(
+            {"_id": name, "$or": [{"feeder.token": token}, {"feeder": None}, free]},
+            [{"$set": {"feeder": lease}}],
+        )
+        if result.matched_count == 0:
+            self._read_study(name)
+        return result.matched_count == 1
+
+    @retried
+    def release_feeder(self, name: str, token: str) -> None:
+        """See `TrialStore.release_feeder`."""
+        mine = {"_id": name, "feeder.token": token}
+        if self._studies.update_one(mine, {"$set": {"feeder": None}}).matched_count == 0:
+            self._read_study(name)
+
+    @retried
+    def set_cutoffs(self, name: str, token: str, cutoffs: Mapping[int, float]) -> None:
+        """See `TrialStore.set_cutoffs`."""
+        encoded = plain({str(step): loss for step, loss in cutoffs.items()}, "cut-offs")
+        result = self._studies.update_one(
+            {"_id": name, "feeder.token": token}, {"$set": {"cutoffs": encoded}}
+        )
+        if result.matched_count == 0:
+            self._read_study(name)
+            raise feeder_lost(name)
+
+    @retried
+    def add_trials(
+        self, study: str, token: str | None, first_number: int, trials: Sequence[NewTrial]
+    ) -> list[Trial]:
+        """See `TrialStore.add_trials`."""
+        self._check_feeder(study, token)
+        now = self._now()
+        wanted = [
+            encode_trial(study, number, new, now) for number, new in enumerate(trials, first_number)
+        ]
+        there = self._same_trials(study, first_number, wanted)
+        try:
+            if new := wanted[len(there) :]:
+                self._trials.insert_many(new)
+        except BulkWriteError as error:
+            if error.details["writeErrors"][0]["code"] != DUPLICATE_KEY:
+                raise
+            # Somebody else's, or this call's own, sent again by the driver.
+            if len(self._same_trials(study, first_number, wanted)) < len(wanted):
+                raise numbers_taken(study, first_number) from None
+        return [read_trial(document) for document in there + new]
+
+    def _check_feeder(self, study: str, token: str | None) -> None:
+        found = self._studies.find_one({"_id": study}, {"feeder.token": 1})
+        if found is None:
+            raise self._not_found(study)
+        if token is not None and (found.get("feeder") or {}).get("token") != token:
+            raise feeder_lost(study)
+
+    def _same_trials(self, study: str, first: int, wanted: Sequence[Document]) -> list[Document]:
+        """Those of ``wanted`` that are there; refuses others under their numbers, and gaps."""
+        numbers = {"$gte": first - 1, "$lt": first + len(wanted)}
+        found = list(self._trials.find({"study": study, "number": numbers}).sort("number", 1))
+        there = [document for document in found if document["number"] >= first]
+        complete = first == 0 or len(found) > len(there)
+        same = all(
+            canonical(a["params"]) == canonical(b["params"])
+            for a, b in zip(there, wanted, strict=False)
+        )
+        if not complete or not same:
+            raise numbers_taken(study, first)
+        return there
+
+    # -- choosing --------------------------------------------------------------------------------
+
+    @retried
+    def offers(self) -> list[Offer]:
+        """See `TrialStore.offers`; one query, whose cost does not grow with finished trials."""
+
+        def having(state: TrialState, *stages: Document) -> Document:
+            return {
+                "from": self._trials.name,
+                "localField": "_id",
+                "foreignField": "study",
+                "pipeline": [{"$match": {"state": state.value}}, *stages],
+            }
+
+        one, count = {"$limit": 1}, {"$count": "n"}
+        found = self._studies.aggregate(
+            [
+                {"$match": {"state": StudyState.ACTIVE.value}},
+                {
+                    "$lookup": {
+                        **having(TrialState.WAITING, one, {"$project": {"_id": 1}}),
+                        "as": "waiting",
+                    }
+                },
+                {"$match": {"waiting": {"$ne": []}}},
+                {"$lookup": {**having(TrialState.RUNNING, count), "as": "running"}},
+                {"$sort": {"_id": 1}},
+            ]
+        )
+        made = []
+        for row in found:
+            try:
+                spec = decode_study(row).spec
+            except BrokenDocumentError as error:
+                log.warning("left out: %s", error)
+                continue
+            running = row["running"][0]["n"] if row["running"] else 0
+            made.append(Offer(spec.name, spec.objective, spec.priority, running))
+        return made
+
+    @retried
+    def counts(self, study: str) -> Counts:
+        """See `TrialStore.counts`."""
+        counts = self._counts(study)
+        if not any(counts.values()):
+            self._read_study(study)
+        return counts
+
+    def _counts(self, study: str) -> Counts:
+        rows = self._trials.aggregate(
+            [{"$match": {"study": study}}, {"$group": {"_id": "$state", "n": {"$sum": 1}}}],
+            hint="queue",
+        )
+        found = {row["_id"]: row["n"] for row in rows if isinstance(row["_id"], str)}
+        return {state: found.get(state.value, 0) for state in TrialState}
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    @retried
+    def beat_worker(self, worker: WorkerInfo) -> None:
+        """See `TrialStore.beat_worker`."""
+        told = {name: pipelines.literal(value) for name, value in encode_worker(worker).items()}
+        change = [{"$set": {**told, "last_seen_at": pipelines.NOW}}]
+        self._workers.update_one({"_id": worker.name}, change, upsert=True)
+
+    @retried
+    def remove_worker(self, name: str) -> None:
+        """See `TrialStore.remove_worker`."""
+        self._workers.delete_one({"_id": name})
+
+    @retried
+    def list_workers(self, seen_within_s: float = LEASE_SECONDS) -> list[WorkerInfo]:
+        """See `TrialStore.list_workers`."""
+        since = {"$subtract": [pipelines.NOW, round(seen_within_s * 1000)]}
+        recent = {"$expr": {"$gte": ["$last_seen_at", since]}}
+        made = []
+        for document in self._workers.find(recent).sort("_id", 1):
+            try:
+                made.append(decode_worker(document))
+            except BrokenDocumentError as error:
+                log.warning("left out: %s", error)
+        return made

@@ -1,0 +1,196 @@
+"""Each change of a trial, as one update that MongoDB carries out at once, by its own clock.
+
+A value that came from outside stands in ``$literal``: otherwise text such as ``$token`` would be
+read as an expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trials.documents import (
+    Document,
+    encode_failure,
+    encode_outcome,
+    encode_report,
+    trial_id,
+)
+from trials.rules import LOST
+from trials.store import CHECKPOINT
+from trials.trial import (
+    FINISHED_STATES,
+    Claim,
+    Failure,
+    FailureKind,
+    Outcome,
+    Report,
+    TrialState,
+)
+
+Pipeline = list[dict[str, Any]]
+
+NOW = "$$NOW"
+FINISHED = sorted(state.value for state in FINISHED_STATES)
+NO_CLAIM: Document = {"token": None, "lease_expires_at": None}
+IS_CANCELLED: Document = {"$eq": ["$cancel", True]}
+
+
+def literal(value: object) -> Document:
+    """Keep MongoDB from reading a value as an expression."""
+    return {"$literal": value}
+
+
+def if_else(condition: object, then: object, otherwise: object) -> Document:
+    """Choose between two expressions."""
+    return {"$cond": [condition, then, otherwise]}
+
+
+def appended(field: str, item: object) -> Document:
+    """An array with one more item; anything else that stands there is replaced."""
+    return {"$concatArrays": [if_else({"$isArray": f"${field}"}, f"${field}", []), [item]]}
+
+
+def owned(claim: Claim) -> Document:
+    """Filter: the trial, while it runs under this claim."""
+    return {
+        "_id": trial_id(claim.study, claim.number),
+        "state": TrialState.RUNNING.value,
+        "attempt": claim.attempt,
+        "token": claim.token,
+    }
+
+
+def until(lease_s: float) -> Document:
+    """Moment at which a lease granted now runs out."""
+    return {"$add": [NOW, round(lease_s * 1000)]}
+
+
+def reserve(worker: str, host: str, token: str, lease_s: float) -> Pipeline:
+    """WAITING to RUNNING."""
+    return [
+        {
+            "$set": {
+                "state": TrialState.RUNNING.value,
+                # A document made by hand may hold anything here; it is refused after the claim.
+                "attempt": if_else({"$isNumber": "$attempt"}, {"$add": ["$attempt", 1]}, 1),
+                "token": literal(token),
+                "worker": literal(worker),
+                "host": literal(host),
+                "started_at": NOW,
+                "lease_expires_at": until(lease_s),
+                "cancel": False,
+            }
+        }
+    ]
+
+
+def beat(lease_s: float) -> Pipeline:
+    """A longer lease."""
+    return [{"$set": {"lease_expires_at": until(lease_s)}}]
+
+
+def report(reports: Sequence[Report], attempt: int) -> Pipeline:
+    """One more entry a step; of one attempt the first counts, of several attempts the last."""
+    return [
+        {
+            "$set": {
+                f"reports.{one.step}": if_else(
+                    {"$eq": [f"$reports.{one.step}.attempt", attempt]},
+                    f"$reports.{one.step}",
+                    literal(encode_report(one, attempt)),
+                )
+            }
+        }
+        for one in reports
+    ]
+
+
+def finish(claim: Claim, outcome: Outcome) -> Pipeline:
+    """RUNNING to how the attempt ended; back to the queue only if nobody cancelled it meanwhile."""
+    encoded = encode_outcome(outcome)
+    waits = outcome.state is TrialState.WAITING
+    change: Document = {
+        **NO_CLAIM,
+        "state": if_else(IS_CANCELLED, TrialState.CANCELLED.value, outcome.state.value)
+        if waits
+        else outcome.state.value,
+        "loss": None if waits else encoded["loss"],
+        "result": literal({} if waits else encoded["result"]),
+        "ended": {
+            "token": literal(claim.token),
+            "attempt": claim.attempt,
+            "state": outcome.state.value,
+            "loss": encoded["loss"],
+            "checkpoint": {"$ifNull": [f"$blobs.{CHECKPOINT}", None]},
+        },
+    }
+    if encoded["failure"] is not None:
+        change["failures"] = appended("failures", literal(encoded["failure"]))
+    if waits and outcome.counts_as_retry:
+        change["retries"] = {"$add": ["$retries", 1]}
+    return [{"$set": change}, settle()]
+
+
+def settle() -> Document:
+    """Stage after a change of state: what a finished trial has, and a waiting one has not."""
+    is_finished = {"$in": ["$state", FINISHED]}
+    return {
+        "$set": {
+            "finished_at": if_else(is_finished, NOW, None),
+            "worker": if_else(is_finished, "$worker", None),
+            "host": if_else(is_finished, "$host", None),
+            f"blobs.{CHECKPOINT}": if_else(is_finished, "$$REMOVE", f"$blobs.{CHECKPOINT}"),
+        }
+    }
+
+
+def release() -> Pipeline:
+    """RUNNING to WAITING (or CANCELLED, where someone asked for it), for a worker that was lost."""
+    failure = encode_failure(Failure(FailureKind.LOST_WORKER, LOST, "", "", 0))
+    who = {name: f"${name}" for name in ("worker", "host", "attempt")}
+    named = {"$mergeObjects": [literal(failure), who]}
+    return [
+        {
+            "$set": {
+                **NO_CLAIM,
+                "state": if_else(
+                    IS_CANCELLED, TrialState.CANCELLED.value, TrialState.WAITING.value
+                ),
+                "failures": appended("failures", named),
+            }
+        },
+        settle(),
+    ]
+
+
+def cancel() -> Pipeline:
+    """WAITING to CANCELLED; RUNNING stays, and its worker is told."""
+    waits = {"$eq": ["$state", TrialState.WAITING.value]}
+    return [
+        {
+            "$set": {
+                "cancel": True,
+                "state": if_else(waits, TrialState.CANCELLED.value, "$state"),
+                "finished_at": if_else(waits, NOW, "$finished_at"),
+                f"blobs.{CHECKPOINT}": if_else(waits, "$$REMOVE", f"$blobs.{CHECKPOINT}"),
+            }
+        }
+    ]
+
+
+def retry() -> Pipeline:
+    """FAILED or CANCELLED to WAITING, from the start; what went wrong stays on record."""
+    return [
+        {
+            "$set": {
+                "state": TrialState.WAITING.value,
+                "retries": 0,
+                "cancel": False,
+                "loss": None,
+                "result": literal({}),
+                "reports": literal({}),
+            }
+        },
+        settle(),
+    ]

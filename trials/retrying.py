@@ -1,0 +1,133 @@
+"""What happens when the database does not answer: tries with growing pauses, then a clear line."""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from pymongo.errors import ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
+
+from trials.errors import InvalidValueError, StoreUnavailableError, TrialsError
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+OUT_OF_DISK = 14031
+TOO_LARGE = {10334, 17419, 17420}
+UNAUTHORIZED = 13
+AUTHENTICATION_FAILED = {18, 8000}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """Runs operations on the database, each of which must be safe to run twice."""
+
+    where: str
+    """The server's address, for messages."""
+    for_s: float = 60.0
+    """Seconds to go on trying."""
+    sleep: Callable[[float], object] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = random.random
+    """Uniform in [0, 1): spreads the clients, which all lost the server at the same moment."""
+
+    def __call__(self, operation: Callable[[], T]) -> T:
+        """Return what ``operation`` returns, trying again through an outage.
+
+        Raises:
+            StoreUnavailableError: If the outage lasts longer than `for_s`, or the login is refused.
+            InvalidValueError: If a document would grow over the database's limit.
+        """
+        started, pause = self.clock(), FIRST_PAUSE_S
+        while True:
+            try:
+                return operation()
+            except PyMongoError as error:
+                left = started + self.for_s - self.clock()
+                if not is_outage(error) or left <= 0:
+                    raise translated(error, self.where) from error
+            self.sleep(min(left, pause * (0.5 + self.random() / 2)))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+class _Retries(Protocol):
+    _retrying: Retrying
+
+
+S = TypeVar("S", bound=_Retries)
+
+
+def retried(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], T]:
+    """Run a store's method through its `Retrying`; it must be safe to run twice."""
+
+    @functools.wraps(method)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._retrying(lambda: method(self, *args, **kwargs))
+
+    return run
+
+
+def is_outage(error: PyMongoError) -> bool:
+    """Whether the same operation may succeed later: no connection, a new primary, a full disk."""
+    if isinstance(error, ConnectionFailure):  # AutoReconnect, NotPrimary, NetworkTimeout are these
+        return True
+    if not isinstance(error, OperationFailure):
+        return False
+    return OUT_OF_DISK in _codes(error) or error.has_error_label("RetryableWriteError")
+
+
+def _codes(error: OperationFailure) -> set[int]:
+    details = error.details or {}
+    nested = [*details.get("writeErrors", []), *details.get("writeConcernErrors", [])]
+    return {code for code in [error.code, *(one.get("code") for one in nested)] if code is not None}
+
+
+def translated(error: PyMongoError, where: str) -> Exception:
+    """Return what to raise for ``error``: a clear line where a person can do something about it."""
+    if isinstance(error, DocumentTooLarge):
+        return too_large()
+    if isinstance(error, ConnectionFailure):
+        return StoreUnavailableError(
+            f"cannot reach MongoDB at {where} ({_first_line(error)}): is it running, and is the "
+            "address in LARNN_MONGO_URI or --mongo right?"
+        )
+    if not isinstance(error, OperationFailure):
+        return error
+    codes = _codes(error)
+    if codes & AUTHENTICATION_FAILED:
+        return StoreUnavailableError(
+            f"MongoDB at {where} refuses the login: check the user in LARNN_MONGO_URI, its "
+            "password (LARNN_MONGO_PASSWORD_FILE) and its authSource"
+        )
+    if UNAUTHORIZED in codes:
+        return StoreUnavailableError(
+            f"MongoDB at {where} does not allow this user to do that ({_first_line(error)}): "
+            "log in as a user with the right to, see `larnn-search mongo users`"
+        )
+    if OUT_OF_DISK in codes:
+        return StoreUnavailableError(
+            f"the disk of MongoDB at {where} is full: free some space, then start this again"
+        )
+    return too_large() if codes & TOO_LARGE else error
+
+
+def too_large() -> TrialsError:
+    """What to raise for a trial or study over the database's limit."""
+    return InvalidValueError(
+        "a trial with its result and reports may hold 16 MB, this one would hold more: return or "
+        "report less, and keep arrays with save_weights"
+    )
+
+
+def _first_line(error: PyMongoError) -> str:
+    """What the driver says, without the state of its whole topology (and it knows no passwords)."""
+    text = str(error).split(", Timeout:")[0].split(" (configured timeouts")[0]
+    return (text.splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,136 @@
+"""What every store decides alike: about studies of the same name, and stale claims."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trials.documents import canonical, encode_spec
+from trials.errors import (
+    IllegalTransitionError,
+    InvalidValueError,
+    LeaseLostError,
+    StudyMismatchError,
+    StudyNotFoundError,
+    TrialNotFoundError,
+)
+from trials.study import IDENTITY_FIELDS, Counts, Study, StudySpec, StudyState
+from trials.trial import BUDGET_STATES, Claim, TrialState
+
+LOST = "the worker sent no heartbeat until its lease ran out: it was killed, paused or cut off"
+"""Message of a LOST_WORKER failure."""
+SHOWN = 80
+"""Characters of a setting's value that fit into a message."""
+
+
+def check_kind(kind: str) -> str:
+    """Return ``kind`` when it can name a kind of blob.
+
+    Raises:
+        InvalidValueError: If it is not made of small letters: it becomes part of a key.
+    """
+    if not re.fullmatch("[a-z]{1,20}", kind):
+        raise InvalidValueError(f"a kind of blob has 1 to 20 small letters, got {kind[:40]!r}")
+    return kind
+
+
+def study_not_found(name: str, existing: Iterable[str]) -> StudyNotFoundError:
+    """Say which studies have a similar name."""
+    names = sorted(existing)
+    close = difflib.get_close_matches(name, names, cutoff=0.5) or names[:3]
+    hint = f"there are {', '.join(close)}" if close else "there is none yet: `larnn-search launch`"
+    return StudyNotFoundError(f"no study is named {name[:64]!r}; {hint}")
+
+
+def trial_not_found(study: str, number: int) -> TrialNotFoundError:
+    """Say which trial is missing."""
+    return TrialNotFoundError(
+        f"study {study!r} has no trial {number}: `larnn-search trials {study}` lists them"
+    )
+
+
+def lease_lost(claim: Claim, found: str) -> LeaseLostError:
+    """Say who has the trial now."""
+    return LeaseLostError(
+        f"trial {claim.number} of study {claim.study!r} is no longer attempt {claim.attempt} of "
+        f"this worker: it is {found}; nothing was changed"
+    )
+
+
+def check_same_study(old: StudySpec, new: StudySpec) -> None:
+    """Refuse to go on with a study under other settings.
+
+    Raises:
+        StudyMismatchError: If they differ in `IDENTITY_FIELDS`.
+    """
+    before, after = encode_spec(old), encode_spec(new)
+    differing = [n for n in IDENTITY_FIELDS if canonical(before[n]) != canonical(after[n])]
+    if differing:
+        told = "; ".join(_difference(name, before[name], after[name]) for name in differing)
+        raise StudyMismatchError(
+            f"study {old.name!r} exists with other settings: {told}. "
+            f"Take another name, or `larnn-search delete {old.name}` first"
+        )
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """Both values; of mappings, only the entries that differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [k for k in {**old, **new} if canonical(old.get(k)) != canonical(new.get(k))]
+        if len(keys) < len({**old, **new}) or len(keys) == 1:
+            old, new = ({k: side[k] for k in keys if k in side} for side in (old, new))
+    return f"{name} is {_short(old)}, asked for {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = canonical(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def reopens(study: Study, spec: StudySpec, counts: Counts) -> bool:
+    """Whether a COMPLETE study goes on because its budget is now above its finished trials."""
+    finished = sum(counts[state] for state in BUDGET_STATES)
+    return study.state is StudyState.COMPLETE and (
+        spec.max_trials is None or spec.max_trials > finished
+    )
+
+
+def feeder_lost(study: str) -> LeaseLostError:
+    """Say that another feeder has taken over."""
+    return LeaseLostError(
+        f"another feeder has taken over study {study!r}: this one's lease ran out, nothing changed"
+    )
+
+
+def numbers_taken(study: str, number: int) -> LeaseLostError:
+    """Say that another feeder's trials came first, or that some are missing before these."""
+    return LeaseLostError(
+        f"study {study!r} has other trials from number {number} on, or lacks the one before: "
+        "read its trials again"
+    )
+
+
+def check_cancel(number: int, state: TrialState) -> None:
+    """Refuse to cancel what has a result.
+
+    Raises:
+        IllegalTransitionError: If the trial is COMPLETE, PRUNED or FAILED.
+    """
+    if state not in (TrialState.WAITING, TrialState.RUNNING, TrialState.CANCELLED):
+        raise IllegalTransitionError(
+            f"only a WAITING or RUNNING trial can be cancelled, trial {number} is {state}"
+        )
+
+
+def check_retry(number: int, state: TrialState) -> None:
+    """Refuse to run again what runs or has a result; a WAITING trial will run anyway.
+
+    Raises:
+        IllegalTransitionError: If the trial is RUNNING, COMPLETE or PRUNED.
+    """
+    if state not in (TrialState.WAITING, TrialState.FAILED, TrialState.CANCELLED):
+        raise IllegalTransitionError(
+            f"only a FAILED or CANCELLED trial can be run again, trial {number} is {state}"
+        )
