@@ -80,7 +80,7 @@ class Window:
     """Keys and values of one layer over one call, each projected once, when its cell is made.
 
     They lie in one preallocated buffer, of which a step's window is a slice. The steps' backward
-    passes add to one buffer of gradients; a token that autograd hands from each step to the next
+    passes add to one buffer of gradients; a token that autograd hands from step to step
     makes them run in reverse order, so that a row's gradient is complete when its own step takes it.
 
     Args:
@@ -141,6 +141,14 @@ class Window:
         return join_heads(value.view(*value.shape[:-1], -1, self.num_heads))
 
 
+def _dot(rows: Tensor, one: Tensor) -> Tensor:
+    """Each row's product with one query, ``[D, W, lanes]`` and ``[D, 1, lanes]`` to ``[W, lanes]``."""
+    total = rows[0] * one[0]
+    for row, other in zip(rows[1:], one[1:], strict=True):
+        total.addcmul_(row, other)
+    return total
+
+
 class _Fill(torch.autograd.Function):
     """Write the cells that a call starts with into the window; gives the first token."""
 
@@ -182,15 +190,14 @@ class _Attend(torch.autograd.Function):
             window.memory[0, :, newest] = window.split(key)
             window.memory[1, :, newest] = window.split(value)
         keys, values = window.memory[:, :, oldest : newest + 1]  # [D, W, B x N] each
-        product = window.scratch[:, : newest + 1 - oldest]
         asked = (window.split(query) * window.scale)[:, None]  # [D, 1, B x N]
-        scores = torch.mul(keys, asked, out=product).sum(0)  # [W, B x N]
+        scores = _dot(keys, asked)  # [W, B x N]
         if window.absent is not None and oldest < len(window.absent):
             absent = window.absent[oldest:]
             lanes = scores[: len(absent)].view(*absent.shape, -1)
             lanes.masked_fill_(absent[..., None], -math.inf)
         weights = scores.softmax(0)
-        mixed = torch.mul(values, weights, out=product).sum(1)
+        mixed = torch.mul(values, weights, out=window.scratch[:, : len(weights)]).sum(1)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(weights)
         ctx.save_for_backward(asked, weights)
@@ -212,13 +219,13 @@ class _Attend(torch.autograd.Function):
         query = None
         if mixed is not None:
             keys, values = window.memory[:, :, ctx.rows]
-            product = window.scratch[:, : len(weights)]
             mixed = window.split(mixed)[:, None]  # [D, 1, B x N]
             value_gradient.addcmul_(weights, mixed)
-            scores = torch.mul(values, mixed, out=product).sum(0).mul_(weights)
+            scores = _dot(values, mixed).mul_(weights)
             scores.addcmul_(weights, scores.sum(0), value=-1)  # through the softmax, [W, B x N]
             key_gradient.addcmul_(scores, asked)
-            query = window.join(torch.mul(keys, scores, out=product).sum(1) * window.scale)
+            product = torch.mul(keys, scores, out=window.scratch[:, : len(weights)])
+            query = window.join(product.sum(1) * window.scale)
         if not ctx.entered:
             return query, None, None, asked.new_zeros(()), None
         return (

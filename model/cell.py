@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model.attention import ACTIVATIONS, Window, attend, positional_features
 from model.config import ModelConfig
+from model.gates import Gates
 from model.norm import Normalise, Span, make_norm
 
 
@@ -197,9 +198,8 @@ def run_sequence(
         mixed, look = look_back(query, cell, step)
         attention = F.elu(torch.addmm(weights.attended_bias, mixed, attended_matrix))
         gates = torch.addmm(gates, norms.attention(attention, step), gates_matrix)
-        candidate = gates[:, :H].tanh()
-        forget, update, output = gates[:, H:].sigmoid().chunk(3, dim=1)
-        cell = norms.cell(candidate * update + cell * forget, step)
+        cell, output = Gates.apply(gates, cell)  # type: ignore[no-untyped-call]  # torch
+        cell = norms.cell(cell, step)
         hidden = norms.hidden(output * F.elu(cell), step)
         if kept is not None:
             hidden = hidden * kept[step]
