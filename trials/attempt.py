@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from trials.errors import LeaseLostError, StoreUnavailableError, TrialsError
+from trials.errors import BrokenDocumentError, LeaseLostError, StoreUnavailableError, TrialsError
 from trials.failures import death, outcome_of
 from trials.objective import StopReason
 from trials.outbox import Outbox
@@ -68,7 +68,10 @@ class Attempt:
 
     def _run(self) -> Outcome | None:
         trial, spec = self.trial, self.study.spec
-        checkpoint = self._load_checkpoint()
+        try:
+            checkpoint = self._load_checkpoint()
+        except BrokenDocumentError as error:
+            return self._failed(FailureKind.EXCEPTION, str(error))
         header = {
             "type": "trial",
             "objective": spec.objective,

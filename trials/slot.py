@@ -62,7 +62,7 @@ class Slot(threading.Thread):
         while not stopping.is_set():
             try:
                 served = self._serve()
-            except StoreUnavailableError as error:
+            except TrialsError as error:  # for example the database is away
                 log.warning("%s", error)
                 served = False
             except Exception:
@@ -82,23 +82,28 @@ class Slot(threading.Thread):
             return False
         for offer in self._chooser.offers():
             try:
-                study = self._shared.store.get_study(offer.study)
-            except StudyNotFoundError:
-                self._chooser.forget()
-                continue
-            if not self._chooser.accepts(study):
-                continue
-            child = self._ready_child(study.spec.threads)
-            if child is None:
-                return False
-            trial = self._reserve(study)
-            if trial is None:
-                self._chooser.forget()
-                continue
-            self._chooser.took(study.name)
-            self._run_trial(study, trial, child)
-            return True
+                if self._serve_study(offer.study):
+                    return True
+            except StoreUnavailableError:
+                raise
+            except TrialsError as error:  # deleted meanwhile, or its document is broken
+                log.warning("study %r is passed over: %s", offer.study, error)
+            self._chooser.forget()
         return False
+
+    def _serve_study(self, name: str) -> bool:
+        """Run one trial of a study, if it has one for this worker."""
+        study = self._shared.store.get_study(name)
+        if not self._chooser.accepts(study):
+            return False
+        # Before the reservation: no trial waits for a child.
+        child = self._ready_child(study.spec.threads)
+        trial = self._reserve(study) if child is not None else None
+        if child is None or trial is None:
+            return False
+        self._chooser.took(study.name)
+        self._run_trial(study, trial, child)
+        return True
 
     def _first_threads(self) -> int:
         """Threads to warm the first child with, so that it need not be replaced at once."""

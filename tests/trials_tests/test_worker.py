@@ -316,7 +316,7 @@ class FlakyStore(MemoryStore):
 
     def __getattribute__(self, name):
         get = super().__getattribute__
-        if name in self.REMOTE and get("down").is_set():
+        if name in FlakyStore.REMOTE and get("down").is_set():
             get("refused").add(name)
             raise StoreUnavailableError("the database is away")
         return get(name)

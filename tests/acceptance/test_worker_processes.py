@@ -1,0 +1,199 @@
+"""Workers as real processes on a real mongod, killed, paused and told to leave."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.trials_tests.working import add_study, eventually, finished
+from trials.embedded import embedded_server
+from trials.mongo_store import MongoStore
+from trials.trial import FailureKind, TrialState
+
+pytestmark = pytest.mark.mongo
+ROOT = Path(__file__).parents[2]
+SHORT_LEASE = {"lease_s": 1.5, "heartbeat_s": 0.3}
+
+
+@pytest.fixture(scope="module")
+def mongo_uri(tmp_path_factory):
+    with embedded_server(tmp_path_factory.mktemp("mongo")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def store(mongo_uri):
+    with MongoStore(mongo_uri, f"test_{uuid.uuid4().hex}", retry_for_s=5) as store:
+        yield store
+        store._client.drop_database(store._database.name)
+
+
+@pytest.fixture
+def start(mongo_uri, store, tmp_path):
+    """Starts worker processes; those still running at the end are killed."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings):
+            arguments = [mongo_uri, store._database.name, json.dumps(SHORT_LEASE | settings)]
+            log = stack.enter_context((tmp_path / f"worker-{uuid.uuid4().hex}.log").open("w+"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.acceptance.worker_process", *arguments],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            process.log = lambda: Path(log.name).read_text()
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def children(pid):
+    """Process ids of its children, all threads'."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in path.read_text().split()]
+    return found
+
+
+def is_alive(pid):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def reported(store, count, number=0):
+    return len(store.get_trial("s", number).reports) >= count
+
+
+def test_a_killed_workers_trial_is_run_again_and_its_child_is_gone(store, start, tmp_path):
+    gate = tmp_path / "gate"
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
+    first = start()
+    eventually(lambda: reported(store, 1))
+    owner = store.get_trial("s", 0).worker
+    (child,) = children(first.pid)
+    first.kill()
+    eventually(lambda: not is_alive(child), 5)
+    start()
+    gate.touch()
+    (trial,) = eventually(lambda: finished(store))
+    assert trial.state is TrialState.COMPLETE
+    assert trial.worker != owner
+    assert (trial.attempt, trial.retries) == (2, 0)
+    assert [f.kind for f in trial.failures] == [FailureKind.LOST_WORKER]
+    assert trial.failures[0].worker == owner
+    assert trial.result["resumed_from"] == 1  # its last checkpoint
+
+
+def test_all_that_a_killed_workers_trial_started_is_gone(store, start, tmp_path):
+    pids = tmp_path / "pids"
+    add_study(store, "spawns", [{"pids": str(pids)}])
+    worker = start()
+    eventually(pids.exists)
+    worker.kill()
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 2
+    eventually(lambda: not any(is_alive(pid) for pid in started), 5)
+
+
+def test_a_worker_paused_past_its_lease_is_refused(store, start, tmp_path):
+    gate = tmp_path / "gate"
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
+    sleeper = start()
+    eventually(lambda: reported(store, 1))
+    sleeper.send_signal(signal.SIGSTOP)
+    start()
+    eventually(lambda: store.get_trial("s", 0).attempt == 2)
+    gate.touch()  # both attempts end now, the first one's result unheard
+    (trial,) = eventually(lambda: finished(store))
+    add_study(store, "square", [{"x": 3}] * 20, name="next")
+    sleeper.send_signal(signal.SIGCONT)
+    eventually(lambda: "its result counts no more" in sleeper.log())
+    assert store.get_trial("s", 0) == trial
+    assert trial.attempt == 2
+    assert [f.kind for f in trial.failures] == [FailureKind.LOST_WORKER]
+    eventually(lambda: finished(store, "next"))
+    assert sleeper.poll() is None  # it goes on
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_requeues_with_a_checkpoint_and_another_worker_resumes(
+    store, start, tmp_path, number
+):
+    gate = tmp_path / "gate"
+    add_study(store, "steps", [{"steps": 3, "gate": str(gate), "gate_from": 2}])
+    first = start()
+    eventually(lambda: reported(store, 2))
+    first.send_signal(number)
+    assert first.wait(timeout=5) == 0
+    assert f"left after {number}" in first.log()
+    trial = store.get_trial("s", 0)
+    assert (trial.state, trial.retries, trial.failures) == (TrialState.WAITING, 0, ())
+    assert store.list_workers() == []
+    gate.touch()
+    start()
+    (trial,) = eventually(lambda: finished(store))
+    assert trial.state is TrialState.COMPLETE
+    assert trial.result["resumed_from"] == 2
+    assert [r.step for r in trial.reports] == [1, 2, 3]
+
+
+def test_a_second_signal_does_not_wait_for_a_trial_that_does_not_listen(store, start, tmp_path):
+    add_study(store, "steps", [{"steps": 2, "gate": str(tmp_path / "gate"), "stubborn": True}])
+    worker = start()
+    eventually(lambda: reported(store, 1))
+    told = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(timeout=5) == 0
+    assert time.monotonic() - told < 3  # the grace alone is 4 s
+    assert store.get_trial("s", 0).state is TrialState.WAITING
+
+
+def test_a_killed_child_is_replaced_and_its_trial_tried_again(store, start, tmp_path):
+    gate = tmp_path / "gate"
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
+    worker = start()
+    eventually(lambda: reported(store, 1))
+    (child,) = children(worker.pid)
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: store.get_trial("s", 0).attempt == 2)
+    gate.touch()
+    (trial,) = eventually(lambda: finished(store))
+    assert (trial.state, trial.retries) == (TrialState.COMPLETE, 1)
+    assert [f.kind for f in trial.failures] == [FailureKind.CRASH]
+    assert "SIGKILL" in trial.failures[0].message
+
+
+def test_no_gap_between_trials(store, start):
+    for _ in range(2):
+        start(lease_s=30.0, heartbeat_s=3.0)
+    eventually(lambda: len(store.list_workers()) == 2)
+    add_study(store, "sleepy", [{"seconds": 0.1}] * 30)
+    trials = eventually(lambda: finished(store))
+    first = min(trial.started_at for trial in trials)
+    last = max(trial.finished_at for trial in trials)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert (last - first).total_seconds() < 3  # 1.5 at best
+    assert statistics.median(gaps(trials)) < 0.1  # 15 ms when the machine is otherwise idle
+
+
+def gaps(trials):
+    """Seconds between a trial's end and the start of the same worker's next."""
+    for worker in {trial.worker for trial in trials}:
+        own = sorted((t for t in trials if t.worker == worker), key=lambda t: t.started_at)
+        for before, after in itertools.pairwise(own):
+            yield (after.started_at - before.finished_at).total_seconds()
