@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search import results
 from search.launch import DEFAULT_OBJECTIVE
+from search.space import Space
 from trials.store import WEIGHTS, TrialStore
 from trials.study import Study
 from trials.trial import Trial
@@ -18,11 +20,17 @@ class Answer:
     """The end of a search, ready to be shown or written as JSON."""
 
     study: Study
-    best: Trial | None
+    ranked: tuple[Trial, ...]
+    """The best five, the winner first."""
     counts: Mapping[str, int]
     figures: tuple[Path, ...] = ()
     test: Mapping[str, Any] | None = None
     """The logged look at the test people for the chosen trial; None: not looked."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The winner; None where no trial is COMPLETE."""
+        return self.ranked[0] if self.ranked else None
 
     def to_json(self) -> dict[str, Any]:
         """The line with which ``run --json`` ends."""
@@ -53,13 +61,16 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
         look_at_test: Whether the study is finished, so that its chosen trial may be tested.
     """
     study = store.get_study(name)
-    best = store.best_trial(name)
-    look = None
-    if look_at_test and best is not None and study.spec.objective == DEFAULT_OBJECTIVE:
-        look = test_look(store, study, best)
+    trials = store.list_trials(name, with_reports=False)
+    ranked = tuple(results.best(trials, 5))
+    look: Mapping[str, Any] | None = None
+    figures: tuple[Path, ...] = ()
+    if ranked:
+        figures = draw_figures(study, trials, folder)
+        if look_at_test and study.spec.objective == DEFAULT_OBJECTIVE:
+            look = test_look(store, study, ranked[0])
     counts = {str(state): count for state, count in store.counts(name).items()}
-    figures = draw_figures(store, study, folder) if best is not None else ()
-    return Answer(store.get_study(name), best, counts, figures, look)
+    return Answer(store.get_study(name), ranked, counts, figures, look)
 
 
 def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any] | None:
@@ -80,17 +91,15 @@ def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any
     return store.record_test_look(study.name, {"number": trial.number, **metrics}).test_looks[-1]
 
 
-def draw_figures(store: TrialStore, study: Study, folder: Path) -> tuple[Path, ...]:
+def draw_figures(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Path, ...]:
     """Write the two figures that every search ends with."""
-    from search import plots, results
-    from search.space import Space
+    from search import plots
 
-    frame = results.trials_frame(store.list_trials(study.name, with_reports=False), study)
-    space = Space.from_dict(study.spec.space)
+    frame = results.trials_frame(trials, study)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {
         "best_loss.png": plots.best_loss_over_trials(frame),
-        "settings.png": plots.loss_against_settings(frame, space),
+        "settings.png": plots.loss_against_settings(frame, Space.from_dict(study.spec.space)),
     }
     for file, figure in drawn.items():
         plots.save_figure(figure, folder / file)

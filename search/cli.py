@@ -83,7 +83,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return complain(str(error), 2 if isinstance(error, USER_MISTAKES) else 1)
     except BrokenPipeError:
         # `larnn-search trials quick | head` is no error; keep Python from flushing into the pipe.
-        sys.stdout = None  # type: ignore[assignment]  # documented way to silence the last flush
+        sys.stdout = None
         return 1
     return result if isinstance(result, int) else 0
 

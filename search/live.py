@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.results import searched_settings
 from search.snapshot import Snapshot, StudyFollower, take_snapshot, utc_now
 from search.text import format_duration, format_value, sparkline
 from trials.store import TrialStore, WorkerInfo
@@ -242,7 +243,7 @@ def _best(snapshot: Snapshot) -> list[RenderableType]:
         words.append(f", validation accuracy {accuracy:.1%}".replace("%", " %"))
     settings = [
         Text.assemble((f"{name} ", "dim"), format_value(value))
-        for name, value in snapshot.settings(best).items()
+        for name, value in searched_settings(snapshot.study, best).items()
     ]
     return [words, Columns(settings, padding=(0, 3), column_first=True)]
 

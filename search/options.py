@@ -6,7 +6,7 @@ Precedence: option, environment, ``larnn-search.toml`` in the current folder, de
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,8 +56,8 @@ study_options = together(
     option("--preset", type=click.Choice(["quick", "full"]), default="full",
            help="Sizes and budget to start from; every option below overrides it."),
     option("--study", required=True, help="Name of the study; an existing one is resumed."),
-    option("--data", help="Data set; see `larnn-search datasets`."),
-    option("--space", metavar="NAME|FILE.toml", help="What is searched; see `larnn-search spaces`."),
+    option("--data", help="Data set; see `datasets`."),
+    option("--space", metavar="NAME|FILE.toml", help="What is searched; see `spaces`."),
     option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
     option("--algorithm", type=click.Choice(["tpe", "random", "anneal"]), default="tpe",
            help="How settings are suggested."),
@@ -76,7 +76,7 @@ study_options = together(
 )  # fmt: skip
 
 
-def defaults_from_file(commands: dict[str, click.Command]) -> dict[str, dict[str, Any]]:
+def defaults_from_file(commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
     """Read ``larnn-search.toml``: top-level keys are options of every command that has them.
 
     Raises:

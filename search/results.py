@@ -57,6 +57,15 @@ def duration_s(trial: Trial) -> float | None:
     return (trial.finished_at - trial.started_at).total_seconds()
 
 
+def searched_settings(study: Study, trial: Trial) -> dict[str, Any]:
+    """The searched part of a trial's params; where a space derives its own names, all not fixed."""
+    searched = [row["name"] for row in study.spec.space.get("rows", ())]
+    if study.spec.space.get("derive"):
+        fixed = {*study.spec.fixed, *study.spec.space.get("fixed", {})}
+        searched = [name for name in trial.params if name not in fixed]
+    return {name: trial.params[name] for name in searched if name in trial.params}
+
+
 def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     """One row a trial, by number.
 

@@ -86,14 +86,6 @@ class Snapshot:
         """Seconds from ``moment`` to this snapshot, 0 for None or a clock ahead of ours."""
         return max(0.0, (self.taken_at - moment).total_seconds()) if moment is not None else 0.0
 
-    def settings(self, trial: Trial) -> dict[str, Any]:
-        """The searched part of a trial's params; all unfixed ones where names are derived."""
-        searched = [row["name"] for row in self.study.spec.space.get("rows", ())]
-        if self.study.spec.space.get("derive"):
-            fixed = {*self.study.spec.fixed, *self.study.spec.space.get("fixed", {})}
-            searched = [name for name in trial.params if name not in fixed]
-        return {name: trial.params[name] for name in searched if name in trial.params}
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as ``status --json`` prints them."""
         spec = self.study.spec

@@ -1,1 +1,1 @@
-"""The commands of `larnn-search`, by what they are for. Only click is imported at the top of each."""
+"""The commands of `larnn-search`, by what they are for; each imports what it needs inside."""

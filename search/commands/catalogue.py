@@ -15,7 +15,6 @@ from search.options import json_option, mistakes
 def datasets(as_json: bool) -> None:
     """List the data sets: shapes, classes, people, licence and source."""
     from model import data
-
     from search.screens import print_datasets
 
     cards = data.available()

@@ -52,8 +52,13 @@ def studies(mongo: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_argument
-@click.option("--state", "states", multiple=True, help="Only these states; may be repeated.",
-              type=click.Choice([str(state) for state in TrialState], case_sensitive=False))  # fmt: skip
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([str(state) for state in TrialState], case_sensitive=False),
+    help="Only these states; may be repeated.",
+)
 @mongo_option
 @json_option
 def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
@@ -61,13 +66,13 @@ def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool
     from search import results, screens
 
     with opened(mongo) as store:
-        spec = store.get_study(study).spec
+        found = store.get_study(study)
         wanted = [TrialState(state) for state in states] or None
-        found = store.list_trials(study, states=wanted, with_reports=False)
+        listed = store.list_trials(study, states=wanted, with_reports=False)
     if as_json:
-        print_json(results.to_json_rows(found))
+        print_json(results.to_json_rows(listed))
     else:
-        screens.print_trials(spec, found)
+        screens.print_trials(found, listed)
 
 
 @click.command()
@@ -90,8 +95,9 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_argument
-@click.option("-n", "count", type=click.IntRange(min=1), default=5, help="How many.",
-              show_default=True)  # fmt: skip
+@click.option(
+    "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many."
+)
 @mongo_option
 @json_option
 def best(study: str, count: int, mongo: str | None, as_json: bool) -> None:

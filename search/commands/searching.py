@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trials.store import TrialStore
     from trials.study import Study
 
+LOG_FILE = "workers.log"
 output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
     help="Folder for figures and logs; each study has its own inside.",
@@ -27,13 +28,13 @@ output_option = option(
 
 @click.command()
 @study_options
-@option("--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine.")
+@option(
+    "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
+)
 @output_option
 @mongo_option
 @json_option
-def run(
-    workers: int, output: Path, mongo: str | None, as_json: bool, **request: Any
-) -> int:
+def run(workers: int, output: Path, mongo: str | None, as_json: bool, **request: Any) -> int:
     """Search on this machine: feeder, workers, live view, and the answer at the end.
 
     Ctrl-C stops cleanly; the same command resumes. A finished study shows its answer again.
@@ -47,11 +48,11 @@ def run(
             with (
                 WorkerPool(
                     study.name, workers, mongo=mongo, objectives=[study.spec.objective],
-                    log=folder / "workers.log",
+                    log=folder / LOG_FILE,
                 ) as pool,
                 _feeding(store, study.name),
             ):  # fmt: skip
-                _follow(store, study.name, alive=lambda: pool.alive > 0, log=pool.log)
+                _follow(store, study.name, alive=lambda: pool.alive > 0, log=folder / LOG_FILE)
         return _show_answer(store, study.name, folder, as_json)
 
 
@@ -61,14 +62,14 @@ def run(
 @click.option("--no-wait", is_flag=True, help="Write the study and leave; a `feed` carries it on.")
 @mongo_option
 @json_option
-def launch(
-    output: Path, no_wait: bool, mongo: str | None, as_json: bool, **request: Any
-) -> int:
+def launch(output: Path, no_wait: bool, mongo: str | None, as_json: bool, **request: Any) -> int:
     """Start a search that workers on any machine carry out, and follow it to its answer."""
     with opened(mongo) as store:
         study = _launch(store, request)
         if no_wait:
-            click.echo(f"Study {study.name} is in the queue; follow it: larnn-search status --watch")
+            click.echo(
+                f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
+            )
             return 0
         if not _is_over(study):
             with _feeding(store, study.name):
@@ -90,10 +91,19 @@ def feed(study: str | None, mongo: str | None) -> None:
 
 @click.command()
 @option("--study", "studies", multiple=True, help="Serve this study only; may be repeated.")
-@option("--slots", default="auto", metavar="auto|N",
-        help="Trials at a time; auto: one per GPU, else as many as the CPU takes.")
-@option("--allow-objective", "allowed", multiple=True, metavar="MODULE:FUNCTION",
-        help="Also run this objective of your own; may be repeated.")
+@option(
+    "--slots",
+    default="auto",
+    metavar="auto|N",
+    help="Trials at a time; auto: one per GPU, else as many as the CPU takes.",
+)
+@option(
+    "--allow-objective",
+    "allowed",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="Also run this objective of your own; may be repeated.",
+)
 @click.option("--with-parent", type=int, hidden=True, help="Leave when this process is gone.")
 @mongo_option
 def worker(
@@ -114,6 +124,8 @@ def worker(
             slots=devices,
             objectives=(DEFAULT_OBJECTIVE, *allowed),
             studies=studies or None,
+            # Workers of `run` have no other search to wait for.
+            exit_when_done=studies if with_parent is not None else (),
         )
 
 
@@ -150,7 +162,11 @@ def _feeding(store: TrialStore, study: str) -> Iterator[None]:
 
 
 def _follow(
-    store: TrialStore, study: str, *, alive: Callable[[], bool] = lambda: True, log: Path | None = None
+    store: TrialStore,
+    study: str,
+    *,
+    alive: Callable[[], bool] = lambda: True,
+    log: Path | None = None,
 ) -> None:
     """Show the live view until the study is over.
 
@@ -171,8 +187,9 @@ def _show_answer(store: TrialStore, study: str, folder: Path, as_json: bool) -> 
     from search.screens import print_answer
 
     result = answer(store, study, folder, look_at_test=_is_over(store.get_study(study)))
-    print_answer(result)
-    if as_json:
+    if not as_json:
+        print_answer(result)
+    else:
         click.echo(json.dumps(result.to_json(), allow_nan=False))
     return 0 if result.best is not None else 1
 

@@ -18,15 +18,16 @@ def start() -> None:
     """Start the server and keep it up until `mongo stop`."""
     from trials import embedded
 
-    click.echo(embedded.start())
+    click.echo(embedded.start().uri)
 
 
 @mongo.command()
 def stop() -> None:
-    """Stop the server, unless a search still uses it."""
+    """Stop the server, or leave that to the searches that still use it."""
     from trials import embedded
 
-    click.echo("stopped" if embedded.stop() else "it was not running")
+    used = embedded.stop().uri is not None
+    click.echo("still in use; its last user stops it" if used else "stopped")
 
 
 @mongo.command()
@@ -34,7 +35,7 @@ def uri() -> None:
     """Print the address, for LARNN_MONGO_URI or other tools, when the server is up."""
     from trials import embedded
 
-    address = embedded.uri()
+    address = embedded.status().uri
     if address is None:
         raise click.ClickException("the private MongoDB is not running: larnn-search mongo start")
     click.echo(address)

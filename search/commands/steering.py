@@ -72,7 +72,9 @@ def delete(study: str, yes: bool, mongo: str | None) -> None:
     with opened(mongo) as store:
         counts = store.counts(store.get_study(study).name)
         if not yes:
-            click.confirm(f"Delete study {study} and its {sum(counts.values())} trials?", abort=True)
+            click.confirm(
+                f"Delete study {study} and its {sum(counts.values())} trials?", abort=True
+            )
         store.delete_study(study)
     click.echo(f"Study {study} is deleted.")
 

@@ -1,0 +1,258 @@
+"""What commands print for people: tables of trials, studies, spaces and data sets."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.parameter import Parameter
+from search.results import duration_s, searched_settings, to_plain
+from search.space import Space
+from search.text import format_duration, format_value
+from trials.study import Counts, Study
+from trials.trial import Trial
+
+if TYPE_CHECKING:
+    from model.data import DatasetInfo
+    from search.answer import Answer
+
+
+def print_rich(*parts: RenderableType) -> None:
+    """Print to standard output, coloured where it is a terminal; lines of a pipe are not cut."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    for part in parts:
+        console.print(part)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table; columns whose name begins with ``>`` are aligned to the right."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        right = name.startswith(">")
+        made.add_column(name.removeprefix(">"), justify="right" if right else "left")
+    return made
+
+
+def accuracy(value: Any) -> str:
+    """A share as per cent; ``-`` where there is none."""
+    return f"{100 * value:.2f} %" if isinstance(value, float) else "-"
+
+
+def trial_table(study: Study, trials: Iterable[Trial], title: str | None = None) -> Table:
+    """One row a trial: what it reached, and its searched settings in real values."""
+    rows = [(trial, searched_settings(study, trial)) for trial in trials]
+    names = list(dict.fromkeys(name for _, settings in rows for name in settings))
+    accuracies = any("validation_accuracy" in trial.result for trial, _ in rows)
+    columns = [">trial", "state", ">loss", *([">validation"] if accuracies else []), ">time"]
+    made = table(*columns, *(name.replace("_", " ") for name in names), title=title)
+    for trial, settings in rows:
+        reached = [accuracy(trial.result.get("validation_accuracy"))] if accuracies else []
+        made.add_row(
+            str(trial.number),
+            str(trial.state),
+            format_value(trial.loss),
+            *reached,
+            format_duration(duration_s(trial)),
+            *(format_value(settings.get(name)) for name in names),
+        )
+    return made
+
+
+def settings_table(study: Study, trial: Trial, title: str) -> Table:
+    """A trial's searched settings, each with what it means."""
+    made = table("setting", "value", "meaning", title=title)
+    for name, value in searched_settings(study, trial).items():
+        made.add_row(name, format_value(value), meaning(name))
+    return made
+
+
+def meaning(name: str) -> str:
+    """What a parameter does, where it is one of the LARNN's."""
+    return Parameter(name, "choice", choices=(0, 1)).doc
+
+
+def print_answer(answer: Answer) -> None:
+    """The end of a search: the winner, the best five, the figures, and how to go on."""
+    name, trial = answer.study.name, answer.best
+    counted = ", ".join(f"{n} {state}" for state, n in answer.counts.items() if n)
+    if answer.study.message:
+        print_rich(Text(answer.study.message, style="yellow"))
+    if trial is None:
+        print_rich(Text(f"Study {name} has no COMPLETE trial: {counted or 'no trial ran'}."))
+        return
+    print_rich(
+        settings_table(answer.study, trial, f"Best of study {name}: trial {trial.number}"),
+        Text(f"  loss                 {format_value(trial.loss)}"),
+    )
+    if "validation_accuracy" in trial.result:
+        print_rich(
+            Text(f"  validation accuracy  {accuracy(trial.result['validation_accuracy'])}"),
+            Text(f"  test accuracy        {tested(answer.test)}"),
+        )
+    print_rich(
+        Text(),
+        trial_table(answer.study, answer.ranked, title="The best five"),
+        Text(f"Trials: {counted}"),
+        Text("Figures: " + ", ".join(str(path) for path in answer.figures)),
+        Text(f"Go on:  larnn-search show {name} {trial.number}    all of the best trial"),
+        Text(f"        larnn-search trials {name}    every trial"),
+        Text(f"        larnn-search best {name} -n 10"),
+    )
+
+
+def tested(look: Mapping[str, Any] | None) -> str:
+    """The one look at the test people, in words."""
+    if look is None:
+        return "not looked at: the study is not finished, or kept no weights"
+    return f"{accuracy(look['test_accuracy'])} (the trial's own weights, people never seen before)"
+
+
+def study_row(study: Study, counts: Counts) -> dict[str, Any]:
+    """One study as JSON, for `studies --json`."""
+    row: dict[str, Any] = to_plain(
+        {
+            "study": study.name,
+            "state": study.state,
+            "message": study.message,
+            "space": study.spec.space.get("name"),
+            "objective": study.spec.objective,
+            "data": study.spec.fixed.get("data"),
+            "max_trials": study.spec.max_trials,
+            "counts": counts,
+            "created_at": study.created_at,
+        }
+    )
+    return row
+
+
+def print_studies(rows: Sequence[tuple[Study, Counts]]) -> None:
+    """One row a study."""
+    if not rows:
+        print_rich(Text("No study yet. Start one: larnn-search run --study NAME"))
+        return
+    made = table("study", "state", "space", "data", ">trials", "by state", "created (UTC)")
+    for study, counts in rows:
+        made.add_row(
+            study.name,
+            str(study.state),
+            str(study.spec.space.get("name")),
+            str(study.spec.fixed.get("data", "-")),
+            f"{sum(counts.values())}/{study.spec.max_trials or '∞'}",
+            ", ".join(f"{count} {state}" for state, count in counts.items() if count),
+            f"{study.created_at:%Y-%m-%d %H:%M}",
+        )
+    print_rich(made)
+
+
+def print_trials(study: Study, trials: Sequence[Trial]) -> None:
+    """One row a trial, by number."""
+    print_rich(trial_table(study, trials) if trials else Text(f"Study {study.name}: no such trial"))
+
+
+def print_best(study: Study, ranked: Sequence[Trial]) -> None:
+    """The best trials, and the winner's settings with their meaning."""
+    print_rich(
+        trial_table(study, ranked, title=f"Best of study {study.name}"),
+        settings_table(study, ranked[0], f"Settings of trial {ranked[0].number}"),
+    )
+
+
+def print_trial(study: Study, trial: Trial) -> None:
+    """Everything about one trial."""
+    facts = table("", "", title=f"Study {study.name}, trial {trial.number}: {trial.state}")
+    for name, value in {
+        "loss": format_value(trial.loss),
+        "attempts": f"{trial.attempt} ({trial.retries} counted as retries)",
+        "worker": trial.worker or "-",
+        "started (UTC)": f"{trial.started_at:%Y-%m-%d %H:%M:%S}" if trial.started_at else "-",
+        "took": format_duration(duration_s(trial)),
+        "suggested by": str(trial.suggestion.get("origin", "-")),
+        "seed": str(trial.seed),
+    }.items():
+        facts.add_row(name, value)
+    for name, value in trial.result.items():
+        facts.add_row(name.replace("_", " "), format_value(value))
+    settings = table("parameter", "value", "meaning", title="Parameters, as trained")
+    for name, value in trial.params.items():
+        settings.add_row(name, format_value(value), meaning(name))
+    print_rich(facts, settings)
+    if trial.reports:
+        print_rich(_reports(trial))
+    for failure in trial.failures:
+        head = f"Attempt {failure.attempt} on {failure.host} failed ({failure.kind}): "
+        print_rich(Text(head + failure.message, style="red"), Text(failure.traceback))
+
+
+def _reports(trial: Trial) -> Table:
+    metrics = list(dict.fromkeys(name for report in trial.reports for name in report.metrics))
+    made = table(">step", ">loss", *(f">{m.replace('_', ' ')}" for m in metrics), title="Reports")
+    for report in trial.reports:
+        values = (format_value(report.metrics.get(name)) for name in metrics)
+        made.add_row(str(report.step), format_value(report.loss), *values)
+    return made
+
+
+def print_datasets(cards: Sequence[DatasetInfo]) -> None:
+    """One row a data set."""
+    made = table("data set", "what", ">sequences", "shape [T,F]", ">classes", ">people", "here", "")
+    for card in cards:
+        made.add_row(
+            card.name,
+            card.doc,
+            str(card.sequences),
+            f"[{card.steps}, {card.channels}]",
+            str(card.classes),
+            str(card.people),
+            "yes" if card.present else "no",
+            f"{card.licence}; {card.source}",
+        )
+    print_rich(made)
+
+
+def print_spaces(spaces: Sequence[Space]) -> None:
+    """One row a space."""
+    made = table("space", "what", "searched")
+    for space in spaces:
+        made.add_row(space.name, space.doc, ", ".join(row.name for row in space.rows))
+    print_rich(made, Text("larnn-search spaces NAME shows the ranges of one."))
+
+
+def print_space(space: Space) -> None:
+    """The ranges of one space, and what it fixes."""
+    made = table("parameter", "values", "sampled", "when", "meaning", title=f"Space {space.name}")
+    for row in space.rows:
+        condition = ", ".join(f"{name} = {value}" for name, value in row.when.items())
+        made.add_row(row.name, values_of(row), sampled_as(row), condition, row.doc)
+    print_rich(made)
+    if space.fixed:
+        pins = " ".join(shlex.quote(f"{name}={value}") for name, value in space.fixed.items())
+        print_rich(Text(f"Fixed: {pins}"))
+    if space.derive:
+        print_rich(Text(f"Derived: {space.derive}"))
+
+
+def values_of(row: Parameter) -> str:
+    """The values that a row can take."""
+    if row.kind == "choice":
+        return ", ".join(str(value) for value in row.choices)
+    low, high = row.bounds
+    return f"{format_value(low)} to {format_value(high)}"
+
+
+def sampled_as(row: Parameter) -> str:
+    """How a row is sampled, in words."""
+    return {
+        "choice": "one of them",
+        "uniform": "evenly",
+        "int": "whole numbers, evenly",
+        "loguniform": "evenly in the logarithm",
+        "logint": "whole numbers, evenly in the logarithm",
+    }[row.kind]

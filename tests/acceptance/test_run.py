@@ -1,0 +1,115 @@
+"""`larnn-search` as a user runs it: real server, real workers, real data, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SMALL = [
+    "--fix", "epochs=1", "--fix", "num_heads=2", "--fix", "head_size=4", "--fix", "num_layers=1",
+    "--fix", "time_stride=8", "--fix", "batch_size=512",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("LARNN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("LARNN_MONGO_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "search", *arguments]
+
+
+def larnn_search(*arguments, status=0):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def read(*arguments):
+    return json.loads(larnn_search(*arguments, "--json").stdout)
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.1)
+    raise AssertionError(f"not so within {seconds} s")
+
+
+def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
+    arguments = ["run", "--preset", "quick", "--study", "first", "--max-trials", "4", *SMALL]
+    done = larnn_search(*arguments, "--json")
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["counts"]["COMPLETE"] == 4
+    assert said["best"]["validation_accuracy"] > 1 / 6
+    assert 0 < said["best"]["test_accuracy"] <= 1
+    assert [os.path.getsize(path) > 10_000 for path in said["figures"]] == [True, True]
+
+    trials = read("trials", "first")
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
+    assert min(trial["loss"] for trial in trials) == said["best"]["loss"]
+    assert len({trial["worker"] for trial in trials}) == 2
+
+    again = larnn_search(*arguments, "--json")
+    assert json.loads(again.stdout.splitlines()[-1])["best"] == said["best"]
+    assert read("trials", "first") == trials
+
+
+def test_ctrl_c_saves_and_the_same_command_resumes():
+    arguments = ["run", "--preset", "quick", "--study", "cut", "--max-trials", "6", *SMALL]
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    larnn_search("mongo", "start")
+
+    def some_finished():
+        done = subprocess.run(
+            command("trials", "cut", "--json"), capture_output=True, text=True, timeout=60
+        )
+        found = json.loads(done.stdout) if done.returncode == 0 else []
+        return [trial for trial in found if trial["state"] == "COMPLETE"]
+
+    finished = wait_until(some_finished)
+    told = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert time.monotonic() - told < 10  # 5 s promised; this machine may be busy
+    assert process.returncode == 130
+    after = read("trials", "cut")
+    assert not [trial for trial in after if trial["state"] == "RUNNING"]
+
+    larnn_search(*arguments)
+    trials = read("trials", "cut")
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 6
+    for before in finished:
+        assert trials[before["number"]] == before
+    larnn_search("mongo", "stop")
+
+
+def test_launch_in_one_shell_and_workers_in_another(monkeypatch):
+    uri = larnn_search("mongo", "start").stdout.strip()
+    monkeypatch.setenv("LARNN_MONGO_URI", uri)
+    with subprocess.Popen(
+        command("launch", "--preset", "quick", "--study", "spread", "--max-trials", "3", *SMALL),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as launcher:  # fmt: skip
+        worker = subprocess.Popen(command("worker", "--slots", "1"), stderr=subprocess.DEVNULL)
+        try:
+            said, _ = launcher.communicate(timeout=240)
+        finally:
+            worker.terminate()
+            assert worker.wait(timeout=30) == 0
+    assert launcher.returncode == 0, said
+    assert read("status", "spread")["counts"]["COMPLETE"] == 3
+    monkeypatch.delenv("LARNN_MONGO_URI")
+    larnn_search("mongo", "stop")

@@ -1,0 +1,102 @@
+"""The command line: every command explains itself, imports little, and complains in one line."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from search.cli import cli, run_command
+from search.options import CONFIG_FILE
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ALL_COMMANDS = dict(leaves(cli))
+
+
+@pytest.mark.parametrize("path", ALL_COMMANDS, ids=" ".join)
+def test_every_command_and_option_is_explained(path, capsys):
+    assert run_command([*path, "--help"]) == 0
+    shown = capsys.readouterr().out
+    command = ALL_COMMANDS[path]
+    assert command.get_short_help_str()
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, f"{parameter.name} has no help"
+            assert parameter.opts[0] in shown
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "hyperopt", "pymongo", "pandas", "matplotlib", "numpy")
+    code = (
+        "import sys; from search.cli import run_command; status = run_command(['--help']);"
+        f"print('HEAVY', [m for m in {heavy!r} if m in sys.modules], file=sys.stderr);"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nonsense"], 2, "No such command 'nonsense'"),
+        (["run"], 2, "Missing option '--study'"),
+        (["run", "--study", "a.b"], 2, "a study name has 1 to 64 letters"),
+        (["run", "--study", "x" * 300], 2, "a study name has 1 to 64 letters"),
+        (["run", "--study", "s", "--space", "crad"], 2, "unknown space 'crad'"),
+        (["run", "--study", "s", "--fix", "window_size=0"], 2, "window_size must be at least 1"),
+        (["run", "--study", "s", "--fix", "windowsize=4"], 2, "unknown parameter 'windowsize'"),
+        (["run", "--study", "s", "--fix", "window_size"], 2, "name=value"),
+        (["run", "--study", "s", "--data", "hra"], 2, "'hra'"),
+        (["run", "--study", "s", "--objective", "here:there"], 2, "needs a space of its own"),
+        (["spaces", "nowhere.toml"], 2, "nowhere.toml"),
+        (["worker", "--slots", "many"], 2, "slots"),
+        (
+            ["studies", "--mongo", "mongodb://user:secret@localhost/"],
+            2,
+            "LARNN_MONGO_PASSWORD_FILE",
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_a_mistake_is_answered_in_one_line(arguments, status, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LARNN_STATE_DIR", str(tmp_path))
+    assert run_command(arguments) == status
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert "Traceback" not in said
+    assert "secret" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("larnn-search: ")
+
+
+def test_defaults_come_from_the_file_then_the_environment_then_the_option(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text('slots = "from-file"\n')
+    assert run_command(["worker"]) == 2
+    assert "from-file" in capsys.readouterr().err
+    monkeypatch.setenv("LARNN_SLOTS", "from-environment")
+    assert run_command(["worker"]) == 2
+    assert "from-environment" in capsys.readouterr().err
+    assert run_command(["worker", "--slots", "from-option"]) == 2
+    assert "from-option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "words"), [("slots = ", "TOML"), ("slot = 1", "'slot'")])
+def test_a_broken_file_of_defaults_is_named(text, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(text)
+    assert run_command(["worker"]) == 2
+    said = capsys.readouterr().err
+    assert CONFIG_FILE in said
+    assert words in said
