@@ -114,8 +114,7 @@ def worker(
     from search.launch import DEFAULT_OBJECTIVE
     from trials.worker import detect_slots, run_worker
 
-    with mistakes():
-        devices = detect_slots(slots if slots == "auto" else int(slots))
+    devices = detect_slots(slots)
     if with_parent is not None:
         _leave_with(with_parent)
     with opened(mongo) as store:
