@@ -144,12 +144,7 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
         started_at=started,
         finished_at=None if running else started + timedelta(seconds=steps * epoch_s + 0.5),
         loss=loss,
-        result={
-            "validation_accuracy": reports[-1].metrics["validation_accuracy"],
-            "confusion": [[1]],
-        }
-        if loss is not None
-        else {},
+        result=result,
         reports=reports,
         failures=(Failure(FailureKind.OUT_OF_MEMORY, "used 3.1 GB of 3 GB", worker, host, 1),)
         if failed

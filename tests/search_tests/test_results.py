@@ -135,9 +135,9 @@ def test_a_value_without_plain_form_is_named():
         results.to_plain({"a": {1, 2}})
 
 
-def test_importing_results_tables_and_live_loads_no_heavy_package():
+def test_importing_results_text_and_live_loads_no_heavy_package():
     code = (
-        "import sys, search.results, search.tables, search.live\n"
+        "import sys, search.results, search.text, search.live\n"
         "heavy = {'pandas', 'numpy', 'matplotlib', 'torch', 'hyperopt', 'pymongo'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -1,0 +1,124 @@
+"""What all figures share: one style, colours, and how axes are scaled and named."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from search.parameter import Parameter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": "#333333",
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+WIDTH = 8.0
+"""Inches; 800 pixels at README size."""
+STATE_COLORS = {
+    "COMPLETE": "#0072B2",
+    "PRUNED": "#E69F00",
+    "FAILED": "#000000",
+    "CANCELLED": "#999999",
+    "RUNNING": "#56B4E9",
+    "WAITING": "#CCCCCC",
+}
+"""Okabe and Ito's palette."""
+STATE_MARKERS = {"COMPLETE": "o", "PRUNED": "v"}
+BEST_COLORS = "viridis_r"
+"""Low losses dark, so that they stand out on white."""
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw under `STYLE`, and leave the user's own settings as they were."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(height: float = 4.5) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, ``height`` inches high."""
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def empty_figure(message: str) -> Figure:
+    """A figure that says why it shows nothing."""
+    figure, axes = new_figure(height=2.0)
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, f"Nothing to show: {message}.", ha="center", va="center", color="#666666")
+    return figure
+
+
+def loss_limits(losses: pd.Series[float]) -> tuple[float, float]:
+    """Lowest and highest loss worth showing: a few diverged trials must not flatten the rest."""
+    finite = losses[np.isfinite(losses)]
+    low, high = float(finite.min()), float(finite.max())
+    quartile, median = float(finite.quantile(0.25)), float(finite.median())
+    high = min(high, max(float(finite.quantile(0.9)), median + 6 * (median - quartile)))
+    room = 0.06 * (high - low) or 0.05 * abs(low) or 0.05
+    return low - room * 1.8, high + room
+
+
+def loss_axis(axes: Axes, losses: pd.Series[float], *, label: bool = True) -> None:
+    """Show the losses that matter on the y axis; say how many lie above it."""
+    low, high = loss_limits(losses)
+    axes.set_ylim(low, high)
+    above = int((losses > high).sum())
+    if label:
+        axes.set_ylabel("validation loss" + (f" ({above} above)" if above else ""))
+
+
+def setting_axis(axes: Axes, row: Parameter) -> None:
+    """Scale and tick the x axis as the setting is searched: its range, its prior, whole numbers."""
+    low, high = row.bounds
+    if row.is_log:
+        axes.set_xscale("log", base=2 if row.is_integer else 10)
+        ratio = (high / low) ** 0.06
+        axes.set_xlim(low / ratio, high * ratio)
+        if row.is_integer:
+            first, last = int(np.ceil(np.log2(low))), int(np.floor(np.log2(high)))
+            axes.xaxis.set_major_locator(FixedLocator([2.0**p for p in range(first, last + 1)]))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(LogLocator(base=10, numticks=6))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        return
+    room = 0.06 * (high - low)
+    axes.set_xlim(low - room, high + room)
+    if row.is_integer and high - low <= 8:
+        axes.set_xticks(np.arange(low, high + 1))
