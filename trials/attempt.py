@@ -62,8 +62,12 @@ class Attempt:
             self._printed = self._child.take_log()
             tail = self._printed[-TRACEBACK_BYTES:].decode("utf-8", "replace")
             outcome = self._failed(kind, message, tail)
-        else:
-            self._printed = self._child.take_log()
+        except (KeyError, ValueError, TypeError) as error:
+            self._child.kill()
+            outcome = self._failed(
+                FailureKind.CRASH, f"the trial's process sent a message that is none: {error!r}"
+            )
+        self._printed = self._printed or self._child.take_log()
         return outcome
 
     def _run(self) -> Outcome | None:
@@ -222,8 +226,9 @@ class Attempt:
             return self._shared.insist(lambda: store.finish(claim, outcome))
         except (LeaseLostError, StoreUnavailableError):
             raise
-        except TrialsError as error:  # for example a result that is too large
-            refused = self._failed(FailureKind.EXCEPTION, str(error))
+        except Exception as error:  # for example a result that is too large
+            # Left RUNNING it would be lost, run again and refused again, without end.
+            refused = self._failed(FailureKind.EXCEPTION, f"its result cannot be kept: {error}")
             return self._shared.insist(lambda: store.finish(claim, refused))
 
     def __str__(self) -> str:

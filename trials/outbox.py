@@ -83,6 +83,9 @@ class Outbox:
                 return
             except TrialsError as error:
                 self.error = str(error)
+            except Exception as error:
+                log.exception("trial %s of %s", self._claim.number, self._claim.study)
+                self.error = f"what it reported cannot be kept: {error}"
 
     def _write(self, reports: list[Report], blobs: dict[str, bytes]) -> None:
         """Send to the store; what arrived is taken off the arguments."""

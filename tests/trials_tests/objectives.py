@@ -145,7 +145,6 @@ def _chatter(params, context):
     return {"loss": 0.0}
 
 
-def _crash_while(params, context):
-    if Path(params["while"]).exists():
-        os._exit(1)
-    return {"loss": 0.0}
+def _nonsense(params, context):
+    context.pipe.send({"type": "report", "step": "one"})
+    time.sleep(60)

@@ -339,19 +339,49 @@ def test_training_goes_on_through_an_outage_and_nothing_is_lost(gate):
     assert trials[1].state is TrialState.COMPLETE
 
 
-class StrictStore(MemoryStore):
-    def finish(self, claim, outcome):
+@pytest.mark.parametrize(
+    "error", [InvalidValueError("at most 16 MB, got 20 MB"), OverflowError("8-byte ints only")]
+)
+def test_a_result_the_store_refuses_fails_its_trial_only(error, monkeypatch):
+    store = MemoryStore()
+    finish = store.finish
+
+    def refuse(claim, outcome):
         if outcome.state is TrialState.COMPLETE:
-            raise InvalidValueError("a result has at most 16 MB, got 20 MB")
-        return super().finish(claim, outcome)
+            raise error
+        return finish(claim, outcome)
 
-
-def test_a_result_the_store_refuses_fails_its_trial_only():
-    store = StrictStore()
+    monkeypatch.setattr(store, "finish", refuse)
     add_study(store, "square", [{"x": 1}])
     (trial,) = run_all(store)
     assert trial.state is TrialState.FAILED
-    assert trial.failures[0].message == "a result has at most 16 MB, got 20 MB"
+    assert trial.failures[0].message == f"its result cannot be kept: {error}"
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidValueError("at most 1000 metrics"), OverflowError("8-byte ints only")]
+)
+def test_reports_the_store_refuses_fail_their_trial_only(error, monkeypatch, gate, store):
+    def refuse(claim, reports):
+        raise error
+
+    monkeypatch.setattr(store, "report", refuse)
+    gate.touch()
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
+    add_study(store, "square", [{"x": 1}], name="other")
+    with RunningWorker(store):
+        (trial,) = eventually(lambda: finished(store))
+        (other,) = eventually(lambda: finished(store, "other"))
+    assert trial.state is TrialState.FAILED
+    assert str(error) in trial.failures[0].message
+    assert other.state is TrialState.COMPLETE
+
+
+def test_a_child_that_speaks_nonsense_fails_its_trial_only(store):
+    add_study(store, "misbehave", [{"how": "nonsense"}, {"how": "chatter"}], max_retries=0)
+    first, second = run_all(store)
+    assert first.state is TrialState.FAILED
+    assert second.state is TrialState.COMPLETE
 
 
 def test_a_study_in_which_everything_fails_is_stopped_and_says_why(store):
