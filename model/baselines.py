@@ -171,6 +171,8 @@ class BNLSTM(nn.Module):
             state = (zeros, zeros, torch.zeros(B, dtype=torch.long, device=x.device))
         h, c, first = state
         span = _span(first, T, lengths, self.training)
+        if span.valid is not None:  # what stands there, even NaN, must not reach a gradient
+            x = x.masked_fill(~span.valid[..., None], 0.0)
         states = []
         for i, layer in enumerate(self.layers):
             output, after = layer(x, (h[i], c[i]), span)

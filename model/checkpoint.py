@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-VALUES = "values"
-CHECKSUM = "crc32"
+HEADER = "checkpoint"
+"""The one entry of safetensors' metadata (it writes several in random order): values, checksum."""
 
 
 class CheckpointError(ValueError):
@@ -34,8 +34,8 @@ def pack(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> bytes:
     """
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     told = json.dumps(values)
-    header = {VALUES: told, CHECKSUM: str(_checksum(held, told))}
-    return safetensors.torch.save(held, metadata=header)
+    header = json.dumps({"values": told, "crc32": _checksum(held, told)})
+    return safetensors.torch.save(held, metadata={HEADER: header})
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -47,8 +47,8 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])["__metadata__"]
-        told, checksum = header[VALUES], int(header[CHECKSUM])
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][HEADER])
+        told, checksum = header["values"], header["crc32"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"expected a checkpoint of this project, got {len(data)} bytes that are none ({error})"

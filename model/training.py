@@ -213,7 +213,8 @@ class _Training:
         start = self.batch * self.batch_size
         rows = self.order[start : start + self.batch_size].to(self.device)
         x, target, lengths = self.train.batch(rows, self.augment)
-        self._set_learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.batch)
         with self.precision.autocast():
             logits = self.model(x, lengths)
             loss = F.cross_entropy(
@@ -234,10 +235,10 @@ class _Training:
         self.correct += int((logits.argmax(1) == target).sum())
         self.batch += 1
 
-    def _set_learning_rate(self) -> None:
-        step = len(self.history) * self.steps_per_epoch + self.batch
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, step, self.steps_per_epoch)
+    def _learning_rate(self, batch: int) -> float:
+        """Learning rate of a batch (0, 1, ...) of the current epoch."""
+        step = len(self.history) * self.steps_per_epoch + batch
+        return learning_rate(self.settings, step, self.steps_per_epoch)
 
     def _end_epoch(self, logits: Tensor) -> None:
         target = self.validation.y
@@ -247,7 +248,7 @@ class _Training:
             train_accuracy=self.correct / (self.steps_per_epoch * self.batch_size),
             validation_loss=float(F.cross_entropy(logits.double(), target)),
             validation_accuracy=float((logits.argmax(1) == target).double().mean()),
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self._learning_rate(self.steps_per_epoch - 1),
             seconds=self.seconds,
         )
         if not math.isfinite(epoch.validation_loss):

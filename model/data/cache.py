@@ -61,7 +61,7 @@ def cached(file_name: str, build: Callable[[], Dataset]) -> Dataset:
 
 def _read(path: Path) -> Dataset | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             told: dict[str, Any] = json.loads(str(file["about"]))
             told.update({name: file.get(name) for name in ARRAYS})
         for name in ("class_names", "channel_names"):

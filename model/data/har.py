@@ -104,7 +104,7 @@ def build() -> Dataset:
             person.append(who)
     return Dataset(
         name="har",
-        x=np.stack(x).astype(np.float32),
+        x=np.stack(x).astype(np.float32, order="C"),
         y=np.array(y, dtype=np.int64),
         person=np.array(person, dtype=np.int64),
         length=None,
