@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from search.parameter import Parameter
+from search.parameter import Parameter, Value
 from search.plot_style import (
-    BEST_COLORS,
+    LOSS_COLORS,
+    ORDER_COLORS,
     WIDTH,
     empty_figure,
-    loss_axis,
+    loss_label,
     loss_limits,
     new_figure,
     setting_axis,
@@ -27,8 +30,14 @@ from search.plot_style import (
 from search.space import Space
 from search.text import format_value
 
+Floats = NDArray[np.float64]
 COLUMNS = 4
-MOST_WINDOW_BINS = 8
+MOST_BINS = 8
+"""Ranges that the heat map cuts a setting into at most."""
+HIGHLIGHTED = 10
+"""Best trials that stand out among side-by-side settings, or a twentieth if that is less."""
+MOST_PLACES = 9
+"""Whole-number settings of so many values are shown like choices."""
 
 
 @styled
@@ -56,16 +65,18 @@ def loss_against_settings(frame: pd.DataFrame, space: Space) -> Figure:
             continue
         _panel(axes, done, rows[index], norm)
         axes.tick_params(labelsize=9)
-    loss_axis(grid[0, 0], done["loss"], label=False)
-    above = int((done["loss"] > grid[0, 0].get_ylim()[1]).sum())
-    figure.supylabel("validation loss" + (f" ({above} above)" if above else ""), fontsize=11)
-    bar = figure.colorbar(ScalarMappable(norm, BEST_COLORS), ax=grid, aspect=40, pad=0.01)
+    low, high = loss_limits(done["loss"])
+    grid[0, 0].set_ylim(low, high)
+    figure.supylabel(loss_label(done["loss"], high), fontsize=11)
+    bar = figure.colorbar(ScalarMappable(norm, ORDER_COLORS), ax=grid, aspect=40, pad=0.01)
     bar.set_label("trial, in order of start")
-    bar.outline.set_visible(False)  # type: ignore[operator]  # stubs: Spine taken for a method
+    bar.outline.set_visible(False)
     figure.suptitle(
         f"Loss against each setting (n = {len(done)} complete trials)",
         fontweight="bold",
         fontsize=12,
+        x=0.01,
+        ha="left",
     )
     return figure
 
@@ -82,34 +93,28 @@ def window_heads_heatmap(frame: pd.DataFrame) -> Figure:
     done = _complete(frame).dropna(subset=["window_size", "num_heads"])
     if done.empty:
         return empty_figure("no trial is complete")
-    windows = done["window_size"].astype(int)
-    edges = _window_edges(windows)
-    bins = np.searchsorted(edges, windows, side="right") - 1
-    heads = sorted(done["num_heads"].astype(int).unique())
-    groups = done.assign(bin=bins).groupby(["num_heads", "bin"])["loss"]
-    least, count = groups.min(), groups.size()
-    figure, axes = new_figure(height=1.8 + 0.5 * len(heads))
-    table = np.full((len(heads), len(edges) - 1), np.nan)
-    for (head, column), loss in least.items():  # type: ignore[misc]  # stubs: index is no tuple
-        table[heads.index(head), column] = loss
-    low, high = loss_limits(least)
-    image = axes.pcolormesh(table, cmap=BEST_COLORS, vmin=least.min(), vmax=high, ec="white", lw=2)
-    for (head, column), loss in least.items():  # type: ignore[misc]  # as above
-        dark = (loss - low) / (high - low) < 0.5
-        text = f"{loss:.3g}\nn={count[head, column]}"
-        place = (column + 0.5, heads.index(head) + 0.5)
-        axes.text(*place, text, ha="center", va="center", fontsize=9, color="w" if dark else "k")
-    names = [
-        str(a) if a == b - 1 else f"{a}-{b - 1}" for a, b in zip(edges, edges[1:], strict=False)
-    ]
-    axes.set_xticks(np.arange(len(names)) + 0.5, names)
-    axes.set_yticks(np.arange(len(heads)) + 0.5, [str(head) for head in heads])
+    heads, head_names = _binned(done["num_heads"].astype(int))
+    windows, window_names = _binned(done["window_size"].astype(int))
+    least = np.full((len(head_names), len(window_names)), np.nan)
+    count = np.zeros_like(least, dtype=int)
+    for row, column, loss in zip(heads, windows, done["loss"], strict=True):
+        least[row, column] = np.fmin(least[row, column], loss)
+        count[row, column] += 1
+    low, high = float(np.nanmin(least)), loss_limits(pd.Series(least.ravel()))[1]
+    figure, axes = new_figure(height=1.8 + 0.5 * len(head_names))
+    image = axes.pcolormesh(least, cmap=LOSS_COLORS, vmin=low, vmax=high, ec="white", lw=2)
+    for row, column in zip(*np.nonzero(count), strict=True):
+        loss = least[row, column]
+        color = "white" if loss < (low + high) / 2 else "black"
+        words = f"{loss:.3g}\nn={count[row, column]}"
+        axes.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=9, color=color)
+    axes.set_xticks(np.arange(len(window_names)) + 0.5, window_names)
+    axes.set_yticks(np.arange(len(head_names)) + 0.5, head_names)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.set(xlabel="window size (past cell states)", ylabel="attention heads")
-    figure.colorbar(image, ax=axes, label="least validation loss", pad=0.02).outline.set_visible(
-        False
-    )  # type: ignore[operator]  # as above
+    bar = figure.colorbar(image, ax=axes, label="least validation loss", pad=0.02)
+    bar.outline.set_visible(False)
     axes.set_title(f"Window and heads (n = {len(done)} complete trials)")
     return figure
 
@@ -136,12 +141,14 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
     points = np.stack(heights, axis=1)
     x = np.arange(points.shape[1])
     rank = np.linspace(1, 0, len(done))
+    front = np.arange(len(done))[::-1] < min(HIGHLIGHTED, -(-len(done) // 20))
     alpha = np.clip(40 / len(done), 0.06, 0.5)
-    colors = mpl_colors(rank, alpha)
+    colors = np.asarray(ScalarMappable(Normalize(0, 1), LOSS_COLORS).to_rgba(rank))
+    colors[:, 3] = np.where(front, 0.95, alpha)
     lines = LineCollection(
         [np.column_stack([x, line]) for line in points],
         colors=colors,
-        linewidths=np.where(rank < 0.05, 2.0, 0.9),
+        linewidths=np.where(front, 2.0, 0.9),
     )
     axes.add_collection(lines)
     axes.set(xlim=(-0.15, len(rows) + 0.35), ylim=(-0.05, 1.07))
@@ -150,7 +157,7 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
     _ruler(
         axes,
         len(rows),
-        [(t, format_value(low + t * (high - low))) for t in (0, 0.25, 0.5, 0.75, 1)],
+        [(t, f"{low + t * (high - low):.3g}") for t in (0, 0.25, 0.5, 0.75, 1)],
     )
     names = [row.name.replace("_", "\n") for row in rows]
     axes.set_xticks(x, [*names, "validation\nloss"], fontsize=9)
@@ -162,17 +169,9 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
     return figure
 
 
-def mpl_colors(rank: np.ndarray[Any, Any], alpha: float) -> np.ndarray[Any, Any]:
-    """Colours of lines by rank (0 best, 1 worst), ``[n, 4]``; the best are opaque."""
-    colors: np.ndarray[Any, Any] = np.asarray(
-        ScalarMappable(Normalize(0, 1), BEST_COLORS).to_rgba(rank)
-    )
-    colors[:, 3] = np.where(rank < 0.05, 0.95, alpha)
-    return colors
-
-
 def _complete(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[(frame["state"] == "COMPLETE") & np.isfinite(frame["loss"])]
+    done: pd.DataFrame = frame[(frame["state"] == "COMPLETE") & np.isfinite(frame["loss"])]
+    return done
 
 
 def _searched(frame: pd.DataFrame, space: Space) -> list[Parameter]:
@@ -181,68 +180,88 @@ def _searched(frame: pd.DataFrame, space: Space) -> list[Parameter]:
 
 def _panel(axes: Axes, done: pd.DataFrame, row: Parameter, norm: Normalize) -> None:
     own = done[done[row.name].notna()]
-    best = own["loss"].idxmin()
-    if row.kind == "choice":
-        place = {choice: index for index, choice in enumerate(row.choices)}
-        middle = own[row.name].map(place).to_numpy(dtype=float)
-        x = middle + np.random.default_rng(0).uniform(-0.27, 0.27, len(own))
-        for choice, losses in own.groupby(row.name)["loss"]:
-            at = place[choice]
-            axes.hlines(losses.median(), at - 0.36, at + 0.36, color="#D55E00", lw=2.4, zorder=3)
-        names = [str(choice) for choice in row.choices]
-        slanted = len("".join(names)) > 16
-        axes.set_xticks(range(len(names)), names)
-        if slanted:
-            axes.tick_params(axis="x", rotation=40)
-        axes.set_xlim(-0.6, len(names) - 0.4)
-        axes.grid(visible=False, axis="x")
+    losses = own["loss"].to_numpy(dtype=float)
+    places = _places(row)
+    if places:
+        x = _spread(axes, own[row.name], losses, places)
     else:
         x = own[row.name].to_numpy(dtype=float)
         setting_axis(axes, row)
     size = float(np.clip(900 / len(done), 6, 26))
     axes.scatter(
-        x, own["loss"], c=own["number"], s=size, cmap=BEST_COLORS, norm=norm, alpha=0.75, lw=0
+        x, losses, c=own["number"], s=size, cmap=ORDER_COLORS, norm=norm, alpha=0.75, linewidths=0
     )
-    star = x[own.index.get_loc(best)]
-    axes.plot(star, own["loss"][best], "*", ms=12, color="#D55E00", mec="white", zorder=4)
+    best = int(losses.argmin())
+    axes.plot(x[best], losses[best], "*", ms=12, color="#D55E00", mec="white", zorder=4)
     partly = f" (n = {len(own)})" if len(own) < len(done) else ""
     axes.set_xlabel(row.name + partly, fontsize=9.5)
 
 
-def _window_edges(windows: pd.Series[int]) -> list[int]:
-    """Bin edges, doubling where there are many window sizes, one bin a size where there are few."""
-    sizes = sorted(windows.unique())
-    if len(sizes) <= MOST_WINDOW_BINS:
-        return [*map(int, sizes), int(sizes[-1]) + 1]
-    points = np.geomspace(sizes[0], sizes[-1] + 1, MOST_WINDOW_BINS - 1)
-    return [int(point) for point in np.unique(np.round(points))]
+def _spread(
+    axes: Axes, values: pd.Series[Any], losses: Floats, places: tuple[Value, ...]
+) -> Floats:
+    """Dots beside each other around their choice, whose median is a bar; returns where they are."""
+    middle = np.array([places.index(value) for value in values], dtype=float)
+    for at in np.unique(middle):
+        median = np.median(losses[middle == at])
+        axes.hlines(median, at - 0.36, at + 0.36, color="#D55E00", lw=2.4, zorder=3)
+    names = [str(place) for place in places]
+    axes.set_xticks(range(len(names)), names)
+    if len("".join(names)) > 16:
+        axes.tick_params(axis="x", rotation=40)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="x")
+    spread: Floats = middle + np.random.default_rng(0).uniform(-0.27, 0.27, len(middle))
+    return spread
 
 
-def _heights(values: pd.Series[Any], row: Parameter) -> np.ndarray[Any, Any]:
-    """Where values stand on a ruler from 0 to 1; NaN where there is none."""
+def _binned(values: pd.Series[int]) -> tuple[list[int], list[str]]:
+    """Each value's range by index, and the ranges' names; a range a value where there are few."""
+    sizes = sorted(int(value) for value in values.unique())
+    if len(sizes) <= MOST_BINS:
+        return [sizes.index(value) for value in values], [str(size) for size in sizes]
+    points = np.unique(np.round(np.geomspace(sizes[0], sizes[-1] + 1, MOST_BINS - 1))).astype(int)
+    names = [f"{a}" if a == b - 1 else f"{a}-{b - 1}" for a, b in itertools.pairwise(points)]
+    return [int(i) - 1 for i in np.searchsorted(points, values, side="right")], names
+
+
+def _places(row: Parameter) -> tuple[Value, ...]:
+    """The values of a setting that takes one of a few; empty for a range."""
     if row.kind == "choice":
-        place = {choice: i / (len(row.choices) - 1) for i, choice in enumerate(row.choices)}
-        middle = values.map(place).to_numpy(dtype=float)
-        return middle + np.random.default_rng(0).uniform(-0.02, 0.02, len(values))
+        return row.choices
     low, high = row.bounds
-    numbers = values.to_numpy(dtype=float, na_value=np.nan)
-    norm = LogNorm(low, high) if row.is_log else Normalize(low, high)
-    return np.asarray(norm(np.ma.masked_invalid(numbers)).filled(np.nan))
+    few = row.is_integer and not row.is_log and high - low < MOST_PLACES
+    return tuple(range(int(low), int(high) + 1)) if few else ()
+
+
+def _scale(row: Parameter) -> Normalize:
+    """From a range's values to heights on a ruler from 0 to 1."""
+    low, high = row.bounds
+    return LogNorm(low, high) if row.is_log else Normalize(low, high)
+
+
+def _heights(values: pd.Series[Any], row: Parameter) -> Floats:
+    """Where values stand on a ruler from 0 to 1, equal ones slightly apart; NaN where none is."""
+    places = _places(row)
+    heights = np.full(len(values), np.nan)
+    present = values.notna().to_numpy()
+    if places:
+        index = np.array([places.index(value) for value in values[present]], dtype=float)
+        jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(index))
+        heights[present] = index / (len(places) - 1) + jitter
+    else:
+        heights[present] = _scale(row)(values[present].to_numpy(dtype=float))
+    return heights
 
 
 def _ticks(row: Parameter) -> list[tuple[float, str]]:
     """Heights of a ruler's marks, and what they say."""
-    if row.kind == "choice":
-        return [(i / (len(row.choices) - 1), str(choice)) for i, choice in enumerate(row.choices)]
-    low, high = row.bounds
-    norm = LogNorm(low, high) if row.is_log else Normalize(low, high)
-    if row.is_integer and high - low <= 4:
-        return [(float(norm(v)), str(v)) for v in range(int(low), int(high) + 1)]
-    inner = [norm.inverse(share) for share in (0, 0.5, 1)]
-    values = [round(float(v)) if row.is_integer else float(v) for v in inner]
-    return [
-        (float(norm(v)), format_value(v if row.is_integer else float(f"{v:.2g}"))) for v in values
-    ]
+    places = _places(row)
+    if places:
+        return [(i / (len(places) - 1), str(place)) for i, place in enumerate(places)]
+    scale = _scale(row)
+    values = [float(f"{scale.inverse(share):.2g}") for share in (0.0, 0.5, 1.0)]
+    return [(float(scale(v)), format_value(round(v) if row.is_integer else v)) for v in values]
 
 
 def _ruler(axes: Axes, place: float, ticks: list[tuple[float, str]]) -> None:

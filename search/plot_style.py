@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,7 @@ from search.parameter import Parameter
 P = ParamSpec("P")
 T = TypeVar("T")
 
-STYLE = {
+STYLE: Any = {  # the stubs want a dictionary of literal keys
     "figure.dpi": 100,
     "savefig.dpi": 160,
     "figure.facecolor": "white",
@@ -53,8 +53,10 @@ STATE_COLORS = {
 }
 """Okabe and Ito's palette."""
 STATE_MARKERS = {"COMPLETE": "o", "PRUNED": "v"}
-BEST_COLORS = "viridis_r"
+LOSS_COLORS = "viridis"
 """Low losses dark, so that they stand out on white."""
+ORDER_COLORS = "viridis_r"
+"""Late trials dark."""
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
@@ -93,13 +95,27 @@ def loss_limits(losses: pd.Series[float]) -> tuple[float, float]:
     return low - room * 1.8, high + room
 
 
-def loss_axis(axes: Axes, losses: pd.Series[float], *, label: bool = True) -> None:
-    """Show the losses that matter on the y axis; say how many lie above it."""
+def loss_axis(axes: Axes, losses: pd.Series[float], shown: pd.Series[float] | None = None) -> float:
+    """Show the losses that matter on the y axis, and say how many lie above it.
+
+    Args:
+        axes: Whose y axis.
+        losses: What the range is chosen by.
+        shown: All that is drawn; None: ``losses``.
+
+    Returns:
+        The upper end.
+    """
     low, high = loss_limits(losses)
     axes.set_ylim(low, high)
+    axes.set_ylabel(loss_label(losses if shown is None else shown, high))
+    return high
+
+
+def loss_label(losses: pd.Series[float], high: float) -> str:
+    """An axis' name, with the number of losses above its end."""
     above = int((losses > high).sum())
-    if label:
-        axes.set_ylabel("validation loss" + (f" ({above} above)" if above else ""))
+    return "validation loss" + (f" ({above} above)" if above else "")
 
 
 def setting_axis(axes: Axes, row: Parameter) -> None:
@@ -120,5 +136,3 @@ def setting_axis(axes: Axes, row: Parameter) -> None:
         return
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
-    if row.is_integer and high - low <= 8:
-        axes.set_xticks(np.arange(low, high + 1))

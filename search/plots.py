@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from search.plot_settings import (
     loss_against_settings,
@@ -26,6 +27,7 @@ from search.plot_style import (
     STATE_MARKERS,
     empty_figure,
     loss_axis,
+    loss_limits,
     new_figure,
     styled,
 )
@@ -62,12 +64,14 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
     if shown.empty and failed.empty:
         return empty_figure("no trial has finished")
     figure, axes = new_figure()
+    top = loss_axis(axes, complete["loss"] if len(complete) else shown["loss"], shown["loss"])
     for state in ("PRUNED", "COMPLETE"):
         part = shown[shown["state"] == state]
         if len(part):
             axes.scatter(
                 part["x"],
-                part["loss"],
+                part["loss"].clip(upper=top),
+                clip_on=False,
                 s=_dot_size(len(frame)),
                 marker=STATE_MARKERS[state],
                 c=STATE_COLORS[state],
@@ -78,7 +82,6 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
             )
     if len(complete):
         _running_best(axes, complete, end=float(x.max()))
-    loss_axis(axes, shown["loss"])
     if len(failed):
         axes.plot(
             failed["x"],
@@ -105,7 +108,7 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
     if reports.empty:
         return empty_figure("no trial has reported a step")
     figure, axes = new_figure()
-    curves = {number: curve for number, curve in reports.groupby("number")}
+    curves = {int(n): curve for n, curve in reports.groupby("number")}  # type: ignore[arg-type]  # n is a number
     ranked = sorted(curves, key=lambda number: curves[number]["loss"].min())
     best = [n for n in ranked if curves[n]["state"].iloc[0] == "COMPLETE"][:3]
     rest = [number for number in ranked if number not in best]
@@ -130,8 +133,9 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
             zorder=4,
         )
     _state_legend(axes, reports.drop_duplicates("number")["state"])
-    loss_axis(axes, reports["loss"])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(loss_limits(reports["loss"]))
+    axes.set_ylabel("validation loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step (for the LARNN: epoch)")
     left_out = f", {len(best) + len(rest)} drawn" if len(best) + len(rest) < len(curves) else ""
     axes.set_title(f"Learning curves (n = {len(curves)} trials{left_out})")
@@ -174,7 +178,10 @@ def worker_timeline(frame: pd.DataFrame) -> Figure:
     if again.any():
         label = f"ran before ({again.sum()})"
         axes.plot(shown["begin"][again], rows[again], "k>", ms=5, label=label)
-    axes.set_yticks(range(len(names)), [_short(worker) for worker, _ in names])
+    axes.set_yticks(
+        range(len(names)),
+        [_short(worker) if lane == 0 else f"slot {lane + 1}" for worker, lane in names],
+    )
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("time since the first start (min)")
@@ -249,7 +256,7 @@ def _running_best(axes: Axes, complete: pd.DataFrame, end: float) -> None:
     x = np.append(complete["x"].to_numpy(dtype=float), end)
     y = np.append(best.to_numpy(), best.iloc[-1])
     axes.step(x, y, where="post", color="#D55E00", lw=2.2, label="best so far", zorder=3)
-    winner = complete.loc[complete["loss"].idxmin()]
+    winner = complete.iloc[int(complete["loss"].argmin())]
     axes.plot(winner["x"], winner["loss"], "*", ms=15, color="#D55E00", mec="white", zorder=4)
     late = winner["x"] > (complete["x"].min() + end) / 2
     axes.annotate(
@@ -261,6 +268,8 @@ def _running_best(axes: Axes, complete: pd.DataFrame, end: float) -> None:
         va="top",
         color="#A34700",
         fontweight="bold",
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+        zorder=5,
     )
 
 
@@ -274,13 +283,14 @@ def _state_legend(axes: Axes, states: pd.Series[str]) -> None:
 def _lanes(frame: pd.DataFrame) -> list[int]:
     """Spread each worker's trials over as few lanes as keep them from overlapping: its slots."""
     free_at: dict[str, list[float]] = {}
-    lanes = pd.Series(0, index=frame.index)
-    for row in frame.sort_values("begin")[["worker", "begin", "end"]].itertuples():
-        ends = free_at.setdefault(row.worker, [])
-        lane = next((i for i, end in enumerate(ends) if end <= row.begin), len(ends))
-        ends[lane : lane + 1] = [row.end]
-        lanes[row.Index] = lane
-    return lanes.to_list()
+    lanes = np.zeros(len(frame), dtype=int)
+    for index in np.argsort(frame["begin"].to_numpy(dtype=float), kind="stable"):
+        begin, end = float(frame["begin"].iloc[index]), float(frame["end"].iloc[index])
+        ends = free_at.setdefault(str(frame["worker"].iloc[index]), [])
+        lane = next((i for i, free in enumerate(ends) if free <= begin), len(ends))
+        ends[lane : lane + 1] = [end]
+        lanes[index] = lane
+    return [int(lane) for lane in lanes]
 
 
 def _short(name: str) -> str:

@@ -18,7 +18,7 @@ def format_value(value: Any) -> str:
         return str(value)
     if value != 0 and not 1e-4 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
-        return f"{mantissa}e{int(exponent)}"
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"
 
 

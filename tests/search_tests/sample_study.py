@@ -57,15 +57,11 @@ def sample_trials(count: int = 60, *, running: int = 0, seed: int = 7) -> list[T
     for number in range(count):
         slot = min(range(len(WORKERS)), key=free_at.__getitem__)
         trial = _trial(draw, number, slot, free_at[slot], running=number >= count - running)
-        free_at[slot] = _seconds(trial) + draw.uniform(0.2, 1.5)
+        finished = trial.finished_at
+        gap = draw.uniform(0.2, 1.5)
+        free_at[slot] = (finished - START).total_seconds() + gap if finished else math.inf
         trials.append(trial)
     return trials
-
-
-def _seconds(trial: Trial) -> float:
-    end = trial.finished_at or trial.started_at
-    assert end is not None
-    return (end - START).total_seconds()
 
 
 def _params(draw: random.Random) -> dict[str, Any]:
