@@ -44,7 +44,10 @@ class TrialContext(Protocol):
         """Whether to stop now, asked between batches. Cheap; None means go on."""
 
     def save_checkpoint(self, data: bytes) -> None:
-        """Keep where the trial stands, to go on from after an interruption or a lost worker."""
+        """Keep where the trial stands, to go on from after an interruption or a lost worker.
+
+        Report a step before saving the checkpoint that follows it, so that none is missing later.
+        """
 
     def load_checkpoint(self) -> bytes | None:
         """What the latest attempt saved, None on a fresh start."""

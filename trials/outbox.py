@@ -16,7 +16,8 @@ log = logging.getLogger("larnn.worker")
 class Outbox:
     """Writes one attempt's reports and blobs in the background.
 
-    Through an outage everything is kept: all reports, and of each kind of blob the newest.
+    Through an outage everything is kept: all reports, and of each kind of blob the newest. Reports
+    go first: an attempt that resumes from a checkpoint finds the reports of all steps before it.
     """
 
     def __init__(self, store: TrialStore, claim: Claim) -> None:

@@ -82,7 +82,7 @@ def test_a_killed_workers_trial_is_run_again_and_its_child_is_gone(store, start,
     gate = tmp_path / "gate"
     add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
     first = start()
-    eventually(lambda: reported(store, 1))
+    eventually(lambda: store.load_blob("s", 0, "checkpoint"))
     owner = store.get_trial("s", 0).worker
     (child,) = children(first.pid)
     first.kill()

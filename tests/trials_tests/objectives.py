@@ -38,8 +38,8 @@ def steps(params, context):
                     return {"status": "stopped"}
                 time.sleep(0.005)
         done += 1
-        context.save_checkpoint(json.dumps({"done": done}).encode())
         context.report(done, 1 / done, accuracy=done / 10)
+        context.save_checkpoint(json.dumps({"done": done}).encode())
     started_at = json.loads(saved)["done"] if saved else 0
     return {"loss": 1 / done, "status": "ok", "resumed_from": started_at}
 

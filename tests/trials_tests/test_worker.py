@@ -206,7 +206,7 @@ def test_pause_requeues_with_a_checkpoint_and_resume_goes_on_from_it(store, gate
 def test_a_gentle_stop_requeues_even_a_trial_that_does_not_listen(store, gate, stubborn):
     add_study(store, "steps", [{"steps": 3, "gate": str(gate), "stubborn": stubborn}])
     with RunningWorker(store, grace_s=0.2) as running:
-        eventually(lambda: reported(store, 1))
+        eventually(lambda: store.load_blob("s", 0, "checkpoint"))
         running.worker.stop()
         running.thread.join(5)
         assert not running.thread.is_alive()
