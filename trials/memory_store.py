@@ -156,6 +156,17 @@ class MemoryStore:
         return True
 
     @_locked
+    def unfed_studies(self) -> list[str]:
+        """See `TrialStore.unfed_studies`."""
+        now = self._clock()
+        return sorted(
+            name
+            for name, entry in self._studies.items()
+            if entry.study.state in (StudyState.ACTIVE, StudyState.STOPPING)
+            and (entry.feeder is None or entry.feeder[1] <= now)
+        )
+
+    @_locked
     def release_feeder(self, name: str, token: str) -> None:
         """See `TrialStore.release_feeder`."""
         entry = self._study(name)

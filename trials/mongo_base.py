@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ASCENDING, IndexModel, MongoClient
+from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
@@ -108,6 +109,11 @@ class MongoBase:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def database(self) -> Database[Document]:
+        """The database itself, for those who administrate it."""
+        return self._database
 
     def close(self) -> None:
         """Let go of connections."""

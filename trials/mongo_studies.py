@@ -149,6 +149,15 @@ class MongoStudies(MongoBase):
         return result.matched_count == 1
 
     @retried
+    def unfed_studies(self) -> list[str]:
+        """See `TrialStore.unfed_studies`."""
+        # As in `acquire_feeder`: null sorts before every date.
+        free = {"$expr": {"$lte": ["$feeder.expires_at", pipelines.NOW]}}
+        going_on = {"$in": [StudyState.ACTIVE.value, StudyState.STOPPING.value]}
+        found = self._studies.find({"state": going_on, **free}, {"_id": 1})
+        return sorted(str(study["_id"]) for study in found)
+
+    @retried
     def release_feeder(self, name: str, token: str) -> None:
         """See `TrialStore.release_feeder`."""
         mine = {"_id": name, "feeder.token": token}

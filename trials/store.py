@@ -127,6 +127,9 @@ class TrialStore(Protocol):
     def release_feeder(self, name: str, token: str) -> None:
         """Give the feeder's lease back; without effect when it is not held by ``token``."""
 
+    def unfed_studies(self) -> list[str]:
+        """Names of ACTIVE and STOPPING studies whose feeder's lease is free, alphabetically."""
+
     def set_cutoffs(self, name: str, token: str, cutoffs: Mapping[int, float]) -> None:
         """Publish the pruner's cut-offs (feeder only).
 

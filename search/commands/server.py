@@ -1,15 +1,23 @@
-"""The private MongoDB of this machine: mongo start, stop, uri."""
+"""The database: mongo start, stop, uri, users; and health, which asks it for signs of life."""
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import click
+
+from search.options import mongo_option, opened, option, uri_from_option
+
+password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group()
 def mongo() -> None:
-    """Start, stop or address the private MongoDB of this machine.
+    """Look after a MongoDB: this machine's private one, or the users of a shared one.
 
-    Commands start it when they need it and the last one stops it. `mongo start` keeps it up.
+    Commands start the private one when they need it and the last one stops it. `mongo start` keeps
+    it up.
     """
 
 
@@ -41,4 +49,52 @@ def uri() -> None:
     click.echo(address)
 
 
-COMMANDS = (mongo,)
+@mongo.command()
+@option(
+    "--worker-password-file",
+    type=password_file,
+    required=True,
+    metavar="FILE",
+    help="Password of user `worker`, who reads and writes the queue.",
+)
+@option(
+    "--reader-password-file",
+    type=password_file,
+    required=True,
+    metavar="FILE",
+    help="Password of user `reader`, who only reads it.",
+)
+@mongo_option
+def users(worker_password_file: Path, reader_password_file: Path, mongo: str | None) -> None:
+    """Create the users `worker` and `reader`, or give them new passwords.
+
+    For this, log in as an administrator: mongodb://root@HOST/larnn_search?authSource=admin
+    """
+    from trials.connect import connect
+    from trials.users import make_users
+
+    if mongo is None:
+        raise click.UsageError("users are for a shared MongoDB: name it in LARNN_MONGO_URI")
+    with connect(uri_from_option(mongo)) as store:
+        make_users(
+            store,
+            worker_password=worker_password_file.read_text(encoding="utf-8").rstrip("\r\n"),
+            reader_password=reader_password_file.read_text(encoding="utf-8").rstrip("\r\n"),
+        )
+    click.echo("users worker and reader are ready")
+
+
+@click.command(hidden=True)
+@click.argument("role", type=click.Choice(["worker", "feeder"]))
+@mongo_option
+def health(role: str, mongo: str | None) -> None:
+    """Exit with 0 when this host's worker is alive, or every study is fed (for containers)."""
+    with opened(mongo) as store:
+        if role == "feeder":
+            if unfed := store.unfed_studies():
+                raise click.ClickException(f"no feeder is at work for {', '.join(unfed)}")
+        elif (host := socket.gethostname()) not in {w.host for w in store.list_workers()}:
+            raise click.ClickException(f"no worker on {host} was heard of in the last 30 s")
+
+
+COMMANDS = (mongo, health)

@@ -151,6 +151,15 @@ def test_a_study_has_one_feeder(store: TrialStore) -> None:
     assert store.acquire_feeder("s", "a", 1000)
 
 
+def test_studies_that_nobody_feeds_are_named(store: TrialStore) -> None:
+    for name in ("never", "fed", "gone", "paused"):
+        store.create_study(dataclasses.replace(SPEC, name=name))
+    store.set_study_state("paused", StudyState.PAUSED)
+    store.acquire_feeder("fed", "a", 1000)
+    store.acquire_feeder("gone", "a", GONE)
+    assert store.unfed_studies() == ["gone", "never"]
+
+
 def test_a_feeder_that_was_replaced_is_refused(store: TrialStore) -> None:
     store.create_study(SPEC)
     store.acquire_feeder("s", "a", GONE)
