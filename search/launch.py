@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,50 +10,52 @@ from typing import Any
 
 from search.presets import PRESETS
 from search.space import Space, check_larnn, parse_assignment, resolve
-from trials.store import TrialStore
-from trials.study import Study, StudySpec
+from trials.study import StudySpec
 
 DEFAULT_OBJECTIVE = "search.objective:train_larnn"
+_DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in dataclasses.fields(StudySpec)}
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `run` and `launch`; None means: as the preset says."""
+    """The options of `run` and `launch`, whose defaults they take from here.
+
+    None means: as the preset says, or no such limit.
+    """
 
     study: str
     preset: str = "full"
     data: str | None = None
     space: str | None = None
     objective: str | None = None
-    algorithm: str = "tpe"
+    algorithm: str = _DEFAULTS["algorithm"]
     pruner: str = "none"
     max_trials: int | None = None
     timeout: float | None = None
-    trial_timeout: float | None = None
+    until_loss: float | None = None
+    patience: int | None = None
     epochs: int | None = None
     fix: tuple[str, ...] = field(default=())
-    seed: int = 0
-    threads: int = 1
-    priority: int = 1
+    seed: int = _DEFAULTS["seed"]
+    threads: int = _DEFAULTS["threads"]
+    priority: int = _DEFAULTS["priority"]
+    max_retries: int = _DEFAULTS["max_retries"]
+    trial_timeout: float | None = None
+    stall_timeout: float | None = None
+    memory_limit: int | None = None
+    """Bytes."""
 
 
-def launch(store: TrialStore, request: Request, say: Callable[[str], None]) -> Study:
-    """Write the study that ``request`` describes, or find the one that it continues.
+def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
+    """Settle every setting of the study that ``request`` describes.
 
     Args:
-        store: Where the study is kept.
         request: What the user asked for.
         say: Takes lines for the user about what takes time.
 
     Raises:
         ValueError: For an unknown space, data set or parameter, or a value out of range.
-        StudyMismatchError: If the study exists with other settings.
     """
-    return store.create_study(build_spec(request, say))
-
-
-def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
-    """Settle every setting of a study; see `launch` for arguments and errors."""
     own = request.objective in (None, DEFAULT_OBJECTIVE)
     space, fixed, max_trials = _own_settings(request) if own else _foreign_settings(request)
     for assignment in request.fix:
@@ -74,9 +77,14 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
         seed=request.seed,
         max_trials=max_trials,
         timeout_s=request.timeout,
-        trial_timeout_s=request.trial_timeout,
+        until_loss=request.until_loss,
+        patience=request.patience,
         threads=request.threads,
         priority=request.priority,
+        max_retries=request.max_retries,
+        trial_timeout_s=request.trial_timeout,
+        stall_timeout_s=request.stall_timeout,
+        memory_limit_bytes=request.memory_limit,
         pruner={"name": request.pruner},
         requirements=requirements,
     )

@@ -5,6 +5,8 @@ Precedence: option, environment, ``larnn-search.toml`` in the current folder, de
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from search.launch import Request
 
 if TYPE_CHECKING:
     from trials.store import TrialStore
@@ -52,27 +56,71 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+def memory_size(text: str) -> int:
+    """Read an amount of memory such as ``800MB`` or ``4GB`` (powers of 1024); bytes.
+
+    Raises:
+        click.BadParameter: If it is written otherwise.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", text.strip().upper())
+    if found is None:
+        raise click.BadParameter(f"memory is written like 800MB or 4GB, got {text!r}")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+
+
+def study_option(name: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option of `run` and `launch`; its default is `Request`'s."""
+    default = _REQUEST_DEFAULTS[name.removeprefix("--").replace("-", "_")]
+    if default is not dataclasses.MISSING:
+        settings["default"] = default
+    return option(name, **settings)
+
+
+_REQUEST_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Request)}
+_SECONDS: dict[str, Any] = {
+    "type": click.FloatRange(min=0, min_open=True),
+    "metavar": "SECONDS",
+}
 study_options = together(
-    option("--preset", type=click.Choice(["quick", "full"]), default="full",
-           help="Sizes and budget to start from; every option below overrides it."),
-    option("--study", required=True, help="Name of the study; an existing one is resumed."),
-    option("--data", help="Data set; see `datasets`."),
-    option("--space", metavar="NAME|FILE.toml", help="What is searched; see `spaces`."),
-    option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
-    option("--algorithm", type=click.Choice(["tpe", "random", "anneal"]), default="tpe",
-           help="How settings are suggested."),
-    option("--pruner", type=click.Choice(["none", "asha", "median"]), default="none",
-           help="How hopeless trials are given up."),
-    option("--max-trials", type=click.IntRange(min=1), help="Trials to finish."),
-    option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-           help="Start no trial after that long."),
-    option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-           help="Longest one attempt may take."),
-    option("--epochs", type=click.IntRange(min=1), help="Epochs of each trial."),
-    option("--fix", multiple=True, metavar="NAME=VALUE", help="Pin a parameter; may be repeated."),
-    option("--seed", type=click.IntRange(min=0), default=0, help="Seed of suggestions and trials."),
-    option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads of each trial."),
-    option("--priority", type=click.IntRange(min=1), default=1, help="Share of the workers."),
+    study_option("--preset", type=click.Choice(["quick", "full"]),
+                 help="Sizes and budget to start from; every option below overrides it."),
+    study_option("--study", required=True,
+                 help="Name of the study; an existing one is resumed."),
+    study_option("--data", help="Data set; see `datasets`."),
+    study_option("--space", metavar="NAME|FILE.toml", help="What is searched; see `spaces`."),
+    study_option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
+    study_option("--algorithm", type=click.Choice(["tpe", "random", "anneal"]),
+                 help="How settings are suggested."),
+    study_option("--pruner", type=click.Choice(["none", "asha", "median"]),
+                 help="How hopeless trials are given up."),
+    study_option("--max-trials", type=click.IntRange(min=1), help="Trials to finish."),
+    study_option("--timeout", **_SECONDS, help="Start no trial after that long."),
+    study_option("--until-loss", type=float, help="End once a trial is as good as this."),
+    study_option("--patience", type=click.IntRange(min=1), metavar="TRIALS",
+                 help="End after that many trials without a better one."),
+    study_option("--epochs", type=click.IntRange(min=1), help="Epochs of each trial."),
+    study_option("--fix", multiple=True, metavar="NAME=VALUE",
+                 help="Pin a parameter; may be repeated."),
+    study_option("--seed", type=click.IntRange(min=0),
+                 help="Seed of suggestions and trials. Alone it fixes all suggestions with one "
+                 "worker and --ahead 0; with several workers those of the random start phase."),
+    study_option("--threads", type=click.IntRange(min=1), help="CPU threads of each trial."),
+    study_option("--priority", type=click.IntRange(min=1), help="Share of the workers."),
+    study_option("--max-retries", type=click.IntRange(min=0),
+                 help="Times that a trial which crashed is tried again."),
+    study_option("--trial-timeout", **_SECONDS, help="Longest one attempt may take."),
+    study_option("--stall-timeout", **_SECONDS,
+                 help="Longest time between two reports of a trial."),
+    study_option("--memory-limit", type=memory_size, metavar="SIZE",
+                 help="Most memory of one trial, such as 4GB."),
+)  # fmt: skip
+ahead_option = option(
+    "--ahead", type=click.IntRange(min=0), metavar="TRIALS",
+    help="Trials suggested beside one for each free slot; none: as few as keep all slots busy.",
+)  # fmt: skip
+device_option = option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+    help="What trials run on; auto: the GPUs, where there are some.",
 )  # fmt: skip
 
 

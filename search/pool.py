@@ -25,9 +25,17 @@ class WorkerPool:
     """
 
     def __init__(
-        self, study: str, count: int, *, mongo: str | None, objectives: Sequence[str], log: Path
+        self,
+        study: str,
+        count: int,
+        *,
+        mongo: str | None,
+        objectives: Sequence[str],
+        device: str,
+        log: Path,
     ) -> None:
-        arguments = ["--study", study, "--slots", "1", "--with-parent", str(os.getpid())]
+        arguments = ["--study", study, "--slots", "1", "--device", device]
+        arguments += ["--with-parent", str(os.getpid())]
         for objective in objectives:
             arguments += ["--allow-objective", objective]
         self._command = own_command("worker", *arguments)

@@ -17,6 +17,7 @@ CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 def detect_slots(
     slots: str | int = "auto",
     *,
+    device: str = "auto",
     threads: int = 1,
     gpus: Sequence[str] | None = None,
     cores: int | None = None,
@@ -25,6 +26,7 @@ def detect_slots(
 
     Args:
         slots: ``"auto"``, or how many; more slots than GPUs share them in turn.
+        device: ``"auto"``: the GPUs, where there are some; or ``"cpu"`` or ``"cuda"`` only.
         threads: CPU threads of each trial.
         gpus: The GPUs' numbers or UUIDs; None: those that are visible here; empty: CPU only.
         cores: CPU cores; None: those that this process may use.
@@ -33,9 +35,17 @@ def detect_slots(
         ``"cpu"`` or ``"cuda:"`` with number or UUID, one a slot.
 
     Raises:
-        InvalidValueError: If ``slots`` is neither ``"auto"`` nor a whole number from 1.
+        InvalidValueError: If ``slots`` is neither ``"auto"`` nor a whole number from 1, or CUDA is
+            asked for and there is no GPU.
     """
-    devices = tuple(f"cuda:{gpu}" for gpu in (visible_gpus() if gpus is None else gpus))
+    if gpus is None:
+        gpus = visible_gpus() if device != "cpu" else ()
+    devices = tuple(f"cuda:{gpu}" for gpu in gpus)
+    if device == "cuda" and not devices:
+        raise InvalidValueError(
+            "CUDA was asked for, but this machine shows no GPU (nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES tell): take --device cpu, or auto"
+        )
     if slots == "auto":
         return devices or ("cpu",) * max(1, (cores or usable_cores()) // threads)
     if not str(slots).isdecimal() or int(slots) < 1:

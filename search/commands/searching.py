@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.options import json_option, mistakes, mongo_option, opened, option, study_options
+from search.options import (
+    ahead_option,
+    device_option,
+    json_option,
+    mistakes,
+    mongo_option,
+    opened,
+    option,
+    study_options,
+)
 
 if TYPE_CHECKING:
     from trials.store import TrialStore
@@ -31,26 +41,33 @@ output_option = option(
 @option(
     "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
 )
+@device_option
+@ahead_option
 @output_option
 @mongo_option
 @json_option
-def run(workers: int, output: Path, mongo: str | None, as_json: bool, **request: Any) -> int:
+def run(
+    workers: int, device: str, ahead: int | None, output: Path, mongo: str | None, as_json: bool,
+    **request: Any,
+) -> int:  # fmt: skip
     """Search on this machine: feeder, workers, live view, and the answer at the end.
 
     Ctrl-C stops cleanly; the same command resumes. A finished study shows its answer again.
     """
     from search.pool import WorkerPool
+    from trials.devices import detect_slots
 
+    detect_slots(device=device)
     with opened(mongo) as store:
-        study = _launch(store, request)
+        study = _launch(store, request, runs_here=True)
         folder = output / study.name
         if not _is_over(study):
             with (
                 WorkerPool(
                     study.name, workers, mongo=mongo, objectives=[study.spec.objective],
-                    log=folder / LOG_FILE,
+                    device=device, log=folder / LOG_FILE,
                 ) as pool,
-                _feeding(store, study.name),
+                _feeding(store, study.name, ahead),
             ):  # fmt: skip
                 _follow(store, study.name, alive=lambda: pool.alive > 0, log=folder / LOG_FILE)
         return _show_answer(store, study.name, folder, as_json)
@@ -58,35 +75,39 @@ def run(workers: int, output: Path, mongo: str | None, as_json: bool, **request:
 
 @click.command()
 @study_options
+@ahead_option
 @output_option
 @click.option("--no-wait", is_flag=True, help="Write the study and leave; a `feed` carries it on.")
 @mongo_option
 @json_option
-def launch(output: Path, no_wait: bool, mongo: str | None, as_json: bool, **request: Any) -> int:
+def launch(
+    ahead: int | None, output: Path, no_wait: bool, mongo: str | None, as_json: bool, **request: Any
+) -> int:
     """Start a search that workers on any machine carry out, and follow it to its answer."""
     with opened(mongo) as store:
-        study = _launch(store, request)
+        study = _launch(store, request, runs_here=False)
         if no_wait:
             click.echo(
                 f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
             )
             return 0
         if not _is_over(study):
-            with _feeding(store, study.name):
+            with _feeding(store, study.name, ahead):
                 _follow(store, study.name)
         return _show_answer(store, study.name, output / study.name, as_json)
 
 
 @click.command()
 @option("--study", help="Feed this study only; none: every study.")
+@ahead_option
 @mongo_option
-def feed(study: str | None, mongo: str | None) -> None:
+def feed(study: str | None, ahead: int | None, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
     from search.feeder import feed_all
 
     with opened(mongo) as store, _stop_on_signals() as stop:
         click.echo("feeding; Ctrl-C ends it", err=True)
-        feed_all(store, stop, only=study)
+        feed_all(store, stop, only=study, ahead=ahead)
 
 
 @click.command()
@@ -97,6 +118,7 @@ def feed(study: str | None, mongo: str | None) -> None:
     metavar="auto|N",
     help="Trials at a time; auto: one per GPU, else as many as the CPU takes.",
 )
+@device_option
 @option(
     "--allow-objective",
     "allowed",
@@ -107,14 +129,14 @@ def feed(study: str | None, mongo: str | None) -> None:
 @click.option("--with-parent", type=int, hidden=True, help="Leave when this process is gone.")
 @mongo_option
 def worker(
-    studies: tuple[str, ...], slots: str, allowed: tuple[str, ...], with_parent: int | None,
-    mongo: str | None,
+    studies: tuple[str, ...], slots: str, device: str, allowed: tuple[str, ...],
+    with_parent: int | None, mongo: str | None,
 ) -> None:  # fmt: skip
     """Pull trials from the queue and run them, until told to stop."""
     from search.launch import DEFAULT_OBJECTIVE
     from trials.worker import detect_slots, run_worker
 
-    devices = detect_slots(slots)
+    devices = detect_slots(slots, device=device)
     if with_parent is not None:
         _leave_with(with_parent)
     with opened(mongo) as store:
@@ -131,12 +153,31 @@ def worker(
 COMMANDS = (run, launch, feed, worker)
 
 
-def _launch(store: TrialStore, request: dict[str, Any]) -> Study:
-    from search.launch import Request
-    from search.launch import launch as write_study
+def _launch(store: TrialStore, request: dict[str, Any], *, runs_here: bool) -> Study:
+    """Write the study that was asked for, or find the one that it continues."""
+    from search.launch import Request, build_spec
 
     with mistakes():
-        return write_study(store, Request(**request), lambda line: click.echo(line, err=True))
+        spec = build_spec(Request(**request), lambda line: click.echo(line, err=True))
+        if runs_here:
+            _check_objective(spec.objective)
+    return store.create_study(spec)
+
+
+def _check_objective(name: str) -> None:
+    """Import the objective as the workers of this machine will, before they are started.
+
+    Raises:
+        ValueError: If it cannot be imported, or is no function.
+    """
+    from trials.child import load_objective
+    from trials.errors import TrialRefusedError
+
+    sys.path.append(os.getcwd())  # last: a user's model.py cannot shadow ours
+    try:
+        load_objective(name)
+    except TrialRefusedError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_over(study: Study) -> bool:
@@ -146,12 +187,14 @@ def _is_over(study: Study) -> bool:
 
 
 @contextmanager
-def _feeding(store: TrialStore, study: str) -> Iterator[None]:
+def _feeding(store: TrialStore, study: str, ahead: int | None) -> Iterator[None]:
     """Feed ``study`` from a thread of this process while the block runs."""
     from search.feeder import Feeder
 
     stop = threading.Event()
-    thread = threading.Thread(target=Feeder(store, study).run, args=(stop,), name="feeder")
+    thread = threading.Thread(
+        target=Feeder(store, study, ahead=ahead).run, args=(stop,), name="feeder"
+    )
     thread.start()
     try:
         yield
