@@ -92,7 +92,7 @@ def loss_limits(losses: pd.Series[float]) -> tuple[float, float]:
     quartile, median = float(finite.quantile(0.25)), float(finite.median())
     high = min(high, max(float(finite.quantile(0.9)), median + 6 * (median - quartile)))
     room = 0.06 * (high - low) or 0.05 * abs(low) or 0.05
-    return low - room * 1.8, high + room
+    return low - room * 2.5, high + room
 
 
 def loss_axis(axes: Axes, losses: pd.Series[float], shown: pd.Series[float] | None = None) -> float:

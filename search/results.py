@@ -134,6 +134,7 @@ def reports_frame(trials: Sequence[Trial]) -> pd.DataFrame:
     ]
     metrics = dict.fromkeys(name for row in rows for name in row if name not in REPORT_COLUMNS)
     frame = pd.DataFrame(rows, columns=[*REPORT_COLUMNS, *metrics])
+    frame = frame.astype({"loss": float, "seconds": float})  # also where there is no report
     return frame.sort_values(["number", "step"], ignore_index=True)
 
 

@@ -38,7 +38,10 @@ class Snapshot:
     workers: tuple[WorkerInfo, ...]
     """All that are alive, also those that serve other studies."""
     newly_finished: tuple[Trial, ...]
-    """What finished since the snapshot before, by number (at most `LOOK_BACK`); first: none."""
+    """What finished since the snapshot before, by number (at most `LOOK_BACK`); first: none.
+
+    Trials that were cancelled before they ever ran are left out.
+    """
     typical_s: float | None
     """Mean seconds of the latest finished trials."""
     taken_at: datetime
@@ -182,7 +185,7 @@ class StudyFollower:
         fresh = range(max(start, frontier - LOOK_BACK), frontier)
         candidates = sorted((self._open | set(fresh)) - busy)[-LOOK_BACK:]
         seen = [self._store.get_trial(self._name, number) for number in candidates]
-        finished = tuple(trial for trial in seen if trial.state.is_finished)
+        finished = tuple(t for t in seen if t.state.is_finished and t.attempt > 0)
         self._frontier = frontier
         self._open = busy | {trial.number for trial in seen if not trial.state.is_finished}
         for trial in finished:

@@ -16,7 +16,7 @@ def format_value(value: Any) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    if value != 0 and not 1e-4 <= abs(value) < 1e5:
+    if math.isfinite(value) and value != 0 and not 1e-4 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"

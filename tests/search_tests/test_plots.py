@@ -1,0 +1,173 @@
+import dataclasses
+import math
+import time
+from datetime import timedelta
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from search import plots, results
+from search.parameter import Parameter
+from search.space import Space
+from tests.search_tests.sample_study import START, sample_study, sample_trials
+
+SPACE = Space.from_dict(sample_study().spec.space)
+
+
+def drawn(kind, trials):
+    frame = results.trials_frame(trials, sample_study())
+    return plots.KINDS[kind].draw(frame, results.reports_frame(trials), SPACE)
+
+
+def words(figure):
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("count", [1, 40])
+def test_every_kind_draws_studies_of_every_size_at_readme_width(kind, count, tmp_path):
+    figure = drawn(kind, sample_trials(count))
+    plots.save_figure(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert figure.get_size_inches()[0] == 8.0
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_study_without_results_gets_a_figure_that_says_so(kind, count):
+    trials = [] if count == 0 else sample_trials(count, running=count)
+    trials = [dataclasses.replace(trial, reports=()) for trial in trials]
+    texts = " ".join(words(drawn(kind, trials)))
+    if not (kind == "timeline" and count):
+        assert "Nothing to show" in texts
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+def test_a_thousand_trials_draw_in_under_two_seconds(kind, tmp_path):
+    trials = sample_trials(1000)
+    frame, reports = results.trials_frame(trials, sample_study()), results.reports_frame(trials)
+    plots.save_figure(plots.KINDS["best"].draw(frame, reports, SPACE), tmp_path / "warm.png")
+    start = time.process_time()
+    plots.save_figure(plots.KINDS[kind].draw(frame, reports, SPACE), tmp_path / "figure.png")
+    assert time.process_time() - start < 2.0
+
+
+def test_best_line_is_the_running_minimum_of_complete_trials():
+    trials = sample_trials(60)
+    figure = drawn("best", trials)
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "best so far"]
+    complete = [trial for trial in trials if trial.state == "COMPLETE"]
+    expected = np.minimum.accumulate([trial.loss for trial in complete])
+    assert list(line.get_xdata()[:-1]) == [trial.number for trial in complete]
+    np.testing.assert_allclose(line.get_ydata()[:-1], expected)
+    winner = results.best(trials, 1)[0]
+    assert f"trial {winner.number}: {winner.loss:.4g}" in words(figure)
+
+
+def test_best_over_time_counts_minutes_from_the_studys_creation():
+    trials = sample_trials(12)
+    (line,) = [
+        line
+        for line in drawn("best-time", trials).axes[0].lines
+        if line.get_label() == "best so far"
+    ]
+    ends = sorted(t.finished_at for t in trials if t.state == "COMPLETE")
+    assert line.get_xdata()[0] == pytest.approx((ends[0] - START) / timedelta(minutes=1))
+
+
+def test_losses_beyond_the_axis_are_counted_and_nan_is_left_out():
+    trials = sample_trials(40)
+    complete = [t.number for t in trials if t.state == "COMPLETE"]
+    trials[complete[0]] = dataclasses.replace(trials[complete[0]], loss=1e9)
+    trials[complete[1]] = dataclasses.replace(trials[complete[1]], loss=math.nan)
+    figure = drawn("settings", trials)
+    assert "validation loss (1 above)" in words(figure)
+    assert figure.axes[0].get_ylim()[1] < 10
+
+
+def test_settings_have_a_panel_each_with_real_values_and_log_axes_where_the_prior_is():
+    figure = drawn("settings", sample_trials(60))
+    panels = {axes.get_xlabel(): axes for axes in figure.axes if axes.get_xlabel()}
+    assert panels["learning_rate"].get_xscale() == "log"
+    assert panels["dropout"].get_xscale() == "linear"
+    labels = [tick.get_text() for tick in panels["attention_activation"].get_xticklabels()]
+    assert labels == ["none", "elu", "relu", "gelu", "tanh"]
+    conditional = [name for name in panels if name.startswith("decay_factor")]
+    given = sum(t.state == "COMPLETE" and "decay_factor" in t.params for t in sample_trials(60))
+    assert conditional == [f"decay_factor (n = {given})"]
+
+
+def test_a_setting_that_no_trial_has_gets_no_panel():
+    space = Space("other", (*SPACE.rows, Parameter("hidden_size", "loguniform", 8, 64)))
+    frame = results.trials_frame(sample_trials(12), sample_study())
+    panels = [axes.get_xlabel() for axes in plots.loss_against_settings(frame, space).axes]
+    assert "window_size" in panels
+    assert "hidden_size" not in panels
+
+
+def test_heat_map_shows_the_least_loss_and_the_trials_of_each_cell():
+    trials = [t for t in sample_trials(200) if t.state == "COMPLETE"]
+    cells = [text for text in words(drawn("window-heads", trials)) if "\nn=" in text]
+    assert sum(int(cell.split("n=")[1]) for cell in cells) == len(trials)
+    assert min(float(cell.split("\n")[0]) for cell in cells) == pytest.approx(
+        results.best(trials, 1)[0].loss, rel=0.01
+    )
+
+
+def test_heat_map_of_a_study_without_attention_says_why_it_is_empty():
+    frame = results.trials_frame(sample_trials(5), sample_study()).drop(columns=["num_heads"])
+    assert "no window_size and num_heads" in " ".join(words(plots.window_heads_heatmap(frame)))
+
+
+def test_parallel_lines_break_at_settings_without_a_value():
+    trials = [t for t in sample_trials(60) if t.state == "COMPLETE"]
+    figure = drawn("parallel", trials)
+    lines = np.stack([path.vertices for path in figure.axes[0].collections[0].get_paths()])
+    place = [row.name for row in SPACE.rows].index("decay_factor")
+    missing = np.isnan(lines[:, place, 1]).sum()
+    assert missing == sum("decay_factor" not in t.params for t in trials) > 0
+    assert not np.isnan(np.delete(lines[:, :, 1], place, axis=1)).any()
+
+
+def test_timeline_has_a_lane_a_slot():
+    axes = drawn("timeline", sample_trials(60)).axes[0]
+    assert axes.get_title(loc="left").startswith("4 slots")
+    lanes = [label.get_text() for label in axes.get_yticklabels()]
+    assert lanes == ["ares-4711-k3", "slot 2", "boreas-902-x7", "slot 2"]
+
+
+def test_curves_of_pruned_trials_end_in_a_mark():
+    trials = sample_trials(60)
+    pruned = [t for t in trials if t.state == "PRUNED"]
+    axes = drawn("curves", trials).axes[0]
+    ends = [line for line in axes.lines if line.get_marker() == "v" and len(line.get_xdata())]
+    assert sorted(ends[0].get_xdata()) == sorted(t.reports[-1].step for t in pruned)
+
+
+def test_figures_leave_the_users_style_alone():
+    before = dict(mpl.rcParams)
+    drawn("best", sample_trials(5))
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"),
+    [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89")],
+)
+def test_saved_figures_are_of_the_suffix_type_and_the_same_every_time(tmp_path, suffix, magic):
+    written = []
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.{suffix}"
+        plots.save_figure(drawn("best", sample_trials(8)), path)
+        written.append(path.read_bytes())
+    assert written[0].startswith(magic)
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(("name", "found"), [("a.jpeg", "'.jpeg'"), ("figure", "none")])
+def test_another_suffix_is_refused_by_name(tmp_path, name, found):
+    with pytest.raises(ValueError, match=rf"\.png, \.svg, \.pdf; .* ends in {found}"):
+        plots.save_figure(drawn("best", sample_trials(3)), tmp_path / name)
+    assert not list(tmp_path.iterdir())
