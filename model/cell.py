@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
+from model import fused
 from model.attention import ACTIVATIONS, Window, attend, positional_features
 from model.config import ModelConfig
 from model.gates import Gates
@@ -44,10 +45,13 @@ class CellNorms(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a layer computed: all hidden states, all new cells, and what each step looked at."""
+    """What a layer computed.
+
+    The fused kernel gives no weights, and of full sequences only the latest cells that fit a window.
+    """
 
     hidden: Tensor  # [T, B, H]
-    cells: Tensor  # [T, B, H]
+    cells: Tensor  # [T, B, H], or the latest of them
     attention: list[Tensor]  # per step [W, B, N], oldest first
 
 
@@ -145,16 +149,25 @@ class LARNNCell(nn.Module):
             share = 1 - self.config.dropout
             shape = (*inputs.shape[:2], self.config.units)
             keep = inputs.new_empty(shape).bernoulli_(share).div_(share)
-        trace = run_sequence(
-            self.config,
-            self.weights(),
-            CellNorms(*(norm.over(span) for norm in norms)),
-            inputs,
-            hidden,
-            queue,
-            absent,
-            keep,
-        )
+        weights = self.weights()
+        if span.fused and fused.takes(inputs, absent, span, norms):
+            trace = Trace(
+                *fused.run_sequence(
+                    self.config, weights, norms, inputs, hidden, queue, keep, span
+                ),
+                attention=[],
+            )
+        else:
+            trace = run_sequence(
+                self.config,
+                weights,
+                CellNorms(*(norm.over(span) for norm in norms)),
+                inputs,
+                hidden,
+                queue,
+                absent,
+                keep,
+            )
         for norm in norms:
             norm.close(span)
         return trace

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
+from model import fused
 from model.cell import LARNNCell, Trace
 from model.config import ModelConfig
 from model.norm import Span, StepBatchNorm
@@ -59,8 +60,12 @@ class LARNN(nn.Module):
         positional_encoding: ``static`` shows keys and values a cell's age; ``none``.
         dropout: Share of hidden values dropped in training, at each step.
         batch_first: Input and output are ``[B, T, ...]`` rather than ``[T, B, ...]``.
+        backend: What computes: ``fused`` (one CPU kernel a layer, built on first use), ``torch``
+            (PyTorch's own operations), or ``auto``: the kernel wherever it can. None:
+            ``LARNN_BACKEND``, else ``auto``. Both give the same numbers, but for rounding.
 
     Raises:
+        BuildError: With ``fused``, if the kernel cannot be built here.
         ValueError: For a setting that breaks its rule in `ModelConfig`, or a ``hidden_size`` that
             is not a multiple of ``num_heads``.
 
@@ -87,6 +92,7 @@ class LARNN(nn.Module):
         positional_encoding: str = "none",
         dropout: float = 0.0,
         batch_first: bool = False,
+        backend: str | None = None,
     ) -> None:
         super().__init__()
         if input_size < 1:
@@ -117,11 +123,12 @@ class LARNN(nn.Module):
         self.batch_first = batch_first
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(LARNNCell(size, self.config) for size in sizes)
+        self._wanted_backend = fused.choose_backend(backend, self.config)
 
     @property
     def backend(self) -> str:
-        """Name of the path that computes: ``torch``, PyTorch's own operations."""
-        return "torch"
+        """Name of the path that computes: ``fused``, or ``torch``: PyTorch's own operations."""
+        return fused.resolve_backend(self._wanted_backend, next(self.parameters()))
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(layer)``."""
@@ -150,7 +157,9 @@ class LARNN(nn.Module):
             ValueError: If a shape does not fit; or in training with batch norm, if the batch is one
                 sequence, or its sequences have not seen equally many steps.
         """
-        output, after, _ = self._run(x, state, lengths, training=self.training)
+        output, after, _ = self._run(
+            x, state, lengths, training=self.training, fused=self.backend == "fused"
+        )
         return output, after
 
     @torch.no_grad()
@@ -165,7 +174,7 @@ class LARNN(nn.Module):
             Weights ``[num_layers, B, N, T, K]``, the newest cell last; they sum to 1 over K, and
             slots without a cell have 0. Unbatched: without B.
         """
-        looks = self._run(x, state, None, training=False)[2]
+        looks = self._run(x, state, None, training=False, fused=False)[2]
         K = self.config.window_size
         filled = [
             [F.pad(look, (0, 0, 0, 0, K - len(look), 0)) for look in layer] for layer in looks
@@ -175,7 +184,13 @@ class LARNN(nn.Module):
         return weights[:, 0] if x.dim() == 2 else weights
 
     def _run(
-        self, x: Tensor, state: LARNNState | None, lengths: Tensor | None, *, training: bool
+        self,
+        x: Tensor,
+        state: LARNNState | None,
+        lengths: Tensor | None,
+        *,
+        training: bool,
+        fused: bool,
     ) -> tuple[Tensor, LARNNState, list[list[Tensor]]]:
         """Bring what the caller gave to ``[T, B, F]``, run, and bring the results back."""
         unbatched = x.dim() == 2
@@ -189,7 +204,7 @@ class LARNN(nn.Module):
             x = x.transpose(0, 1)
         if state is None:
             state = self._start(x)
-        span, lengths = self._span(x, state.steps, lengths, training=training)
+        span, lengths = self._span(x, state.steps, lengths, training=training, fused=fused)
         output, after, looks = self._layers(x, state, lengths, span)
         if unbatched:
             hidden, queue, steps = after
@@ -231,7 +246,7 @@ class LARNN(nn.Module):
         )
 
     def _span(
-        self, x: Tensor, steps: Tensor, lengths: Tensor | None, *, training: bool
+        self, x: Tensor, steps: Tensor, lengths: Tensor | None, *, training: bool, fused: bool
     ) -> tuple[Span, Tensor | None]:
         """The time steps of this call; lengths come back as None where all are T."""
         T, B = x.shape[:2]
@@ -255,7 +270,7 @@ class LARNN(nn.Module):
                     f"got {min(seen)} to {max(seen)}: start anew, or use norm='layer'"
                 )
         history = min(self.config.window_size, max(seen) + 1)
-        return Span(steps, T, history, valid, tuple(running), training), lengths
+        return Span(steps, T, history, valid, tuple(running), training, fused), lengths
 
     def _check(self, x: Tensor, state: LARNNState | None, lengths: Tensor | None) -> None:
         """Refuse what does not fit, before anything is computed."""

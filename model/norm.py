@@ -29,6 +29,7 @@ class Span:
         valid: Which steps belong to their sequence, ``[T, B]``; None where all do.
         running: Sequences that have not ended, per step.
         training: Whether norms measure this batch or use what they have learned.
+        fused: Whether the fused kernel may compute it.
     """
 
     first: Tensor
@@ -37,6 +38,7 @@ class Span:
     valid: Tensor | None
     running: tuple[int, ...]
     training: bool
+    fused: bool = False
 
 
 class NoNorm(nn.Module):
@@ -120,6 +122,14 @@ class StepBatchNorm(nn.Module):
             return result
 
         return normalise
+
+    def measured(self, moments: list[tuple[Tensor, Tensor, int]]) -> None:
+        """Take what the fused kernel measured in this pass, for `close` to learn.
+
+        Args:
+            moments: Mean ``[H]``, unbiased variance ``[H]`` and time step, in order of time.
+        """
+        self._moments = moments
 
     def _shift(self, value: Tensor) -> Tensor:
         return torch.zeros_like(value) if self.bias is None else self.bias.expand_as(value)

@@ -1,0 +1,191 @@
+"""Turn the C++ source into a shared library, once per source, compiler and CPU, and load it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+SOURCE = Path(__file__).parent / "src"
+PREBUILT = Path(__file__).parent / "prebuilt"
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-mprefer-vector-width=512",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+)
+# What a copy that runs on several machines is built for, best first: the compiler's name, and the CPU
+# flags that it takes for granted.
+LEVELS = {
+    "x86-64-v4": {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "fma", "bmi2"},
+    "x86-64": set[str](),
+}
+COMPILE_SECONDS = 300
+
+log = logging.getLogger(__name__)
+
+
+class BuildError(Exception):
+    """The fused kernel cannot be built or loaded here; the message says why."""
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """The kernel: a prebuilt copy that suits this CPU, else one built for it in the user's cache.
+
+    Raises:
+        BuildError: If there is neither a prebuilt copy nor a compiler that makes one.
+    """
+    path = find_prebuilt(cpu_flags()) or build_native()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(f"{path} cannot be loaded: {error}") from error
+    for name in ("larnn_forward", "larnn_backward"):
+        getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
+        getattr(library, name).restype = ctypes.c_int64
+    library.larnn_saved_bytes.argtypes = [ctypes.c_void_p]
+    library.larnn_saved_bytes.restype = ctypes.c_int64
+    library.larnn_problem_bytes.restype = ctypes.c_int64
+    return library
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether the kernel can be used in this process; the first refusal is logged, with its reason."""
+    try:
+        load_library()
+    except BuildError as error:
+        log.warning("the LARNN runs on PyTorch's own operations, several times slower: %s", error)
+        return False
+    return True
+
+
+def find_prebuilt(flags: set[str]) -> Path | None:
+    """The best prebuilt copy of this very source that a CPU with ``flags`` can run."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    for level, needed in LEVELS.items():
+        path = _prebuilt_path(PREBUILT, level)
+        if needed <= flags and path.exists():
+            return path
+    return None
+
+
+def build_prebuilt(folder: Path = PREBUILT) -> list[Path]:
+    """Build a copy for every level of x86-64, for an image that runs on machines not known yet.
+
+    Raises:
+        BuildError: If there is no compiler, or it fails.
+    """
+    compiler = find_compiler()
+    paths = [_prebuilt_path(folder, level) for level in LEVELS]
+    for level, path in zip(LEVELS, paths, strict=True):
+        _compile(compiler, [*FLAGS, f"-march={level}"], path)
+    return paths
+
+
+def build_native() -> Path:
+    """Build for this CPU, or find what was built before, in ``LARNN_CACHE_DIR`` or the user's cache.
+
+    Safe when several processes start at once: one compiles, the others wait for it.
+
+    Raises:
+        BuildError: If there is no compiler, or it fails.
+    """
+    compiler = find_compiler()
+    flags = [*FLAGS, "-march=native"]
+    identity = [source_hash(), _version(compiler), *flags, *sorted(cpu_flags())]
+    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
+    cache = os.environ.get("LARNN_CACHE_DIR") or platformdirs.user_cache_dir("larnn-search")
+    path = Path(cache) / "kernels" / f"larnn-{key}.so"
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.exists():
+                log.info("building the LARNN's kernel for this CPU (once, some seconds)")
+                _compile(compiler, flags, path)
+    except OSError as error:
+        raise BuildError(f"the cache folder {path.parent} cannot be written: {error}") from error
+    return path
+
+
+def find_compiler() -> str:
+    """Path of a C++ compiler: ``CXX``, else g++ or clang++ on the ``PATH``.
+
+    Raises:
+        BuildError: If there is none.
+    """
+    wanted = os.environ.get("CXX")
+    for name in [wanted] if wanted else ["g++", "clang++"]:
+        if path := shutil.which(name):
+            return path
+    looked_for = f"CXX names {wanted!r}, which does not exist" if wanted else "no g++ or clang++"
+    raise BuildError(f"{looked_for}; install a C++ compiler (apt install g++)")
+
+
+@functools.cache
+def source_hash() -> str:
+    """Identifies the source."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def cpu_flags() -> set[str]:
+    """Instruction sets of this CPU, as the system names them; its type where it names none."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return set(value.split())
+    except OSError:
+        pass
+    return {platform.machine(), platform.processor()}
+
+
+def _prebuilt_path(folder: Path, level: str) -> Path:
+    return folder / f"larnn-{source_hash()[:24]}-{level}.so"
+
+
+def _version(compiler: str) -> str:
+    return _run([compiler, "--version"])
+
+
+def _compile(compiler: str, flags: list[str], path: Path) -> None:
+    """Compile beside ``path``, then rename: nobody ever loads half a library."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        _run([compiler, *flags, str(SOURCE / "kernel.cpp"), "-o", str(made)])
+        made.replace(path)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} cannot be run: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["(no message)"]
+        raise BuildError(f"{command[0]} failed with status {done.returncode}: {lines[0]}")
+    return done.stdout

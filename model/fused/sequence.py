@@ -1,0 +1,190 @@
+"""Between a cell's parameters and norms and the kernel: which calls it takes, and how they are made."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.fused.build import is_available, load_library
+from model.fused.function import Call, FusedSequence
+from model.norm import EPSILON, LayerNorm, Norm, Span, StepBatchNorm
+
+if TYPE_CHECKING:  # the cell imports this package
+    from model.cell import CellWeights
+
+
+BACKENDS = ("auto", "fused", "torch")
+
+
+def supports(config: ModelConfig) -> bool:
+    """Whether the kernel knows this layer: all but norms of keys and values that change with age."""
+    return config.positional_encoding == "none" or config.attention_norm == "none"
+
+
+def choose_backend(wanted: str | None, config: ModelConfig) -> str:
+    """The backend a layer is made with: ``wanted``, else ``LARNN_BACKEND``, else ``auto``.
+
+    Raises:
+        BuildError: If ``fused`` is asked for and cannot be built here.
+        ValueError: For another name, or if ``fused`` is asked for a layer that it does not know.
+    """
+    backend = wanted or os.environ.get("LARNN_BACKEND") or "auto"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "fused":
+        if not supports(config):
+            raise ValueError(
+                "the fused kernel has no attention_norm with positional_encoding, "
+                f"got {config.attention_norm!r} with {config.positional_encoding!r}: "
+                "set backend='auto' or one of them to 'none'"
+            )
+        load_library()
+    return backend if supports(config) else "torch"
+
+
+def resolve_backend(chosen: str, parameter: Tensor) -> str:
+    """What a layer with this parameter runs on now: ``fused`` or ``torch``."""
+    known = parameter.device.type == "cpu" and parameter.dtype in (torch.float32, torch.float64)
+    return "fused" if chosen != "torch" and known and is_available() else "torch"
+
+
+def takes(inputs: Tensor, absent: Tensor | None, span: Span, norms: tuple[Norm, ...]) -> bool:
+    """Whether the kernel takes this call of a layer that it supports.
+
+    It leaves to PyTorch: other devices and types, autocast, tracing, forward-mode derivatives, and
+    batches whose sequences have seen different numbers of steps where the window or batch norm's
+    learned statistics depend on it.
+    """
+    plain = (
+        inputs.device.type == "cpu"
+        and inputs.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.maybe_current_level()  # torch.func: no public question
+    )
+    if not plain or absent is not None:
+        return False
+    uneven = any(isinstance(norm, StepBatchNorm) for norm in norms) and not span.training
+    return not uneven or bool((span.first == span.first[0]).all())
+
+
+def run_sequence(
+    config: ModelConfig,
+    weights: CellWeights,
+    norms: tuple[Norm, ...],
+    inputs: Tensor,
+    hidden: Tensor,
+    queue: Tensor,
+    keep: Tensor | None,
+    span: Span,
+) -> tuple[Tensor, Tensor]:
+    """One layer over one sequence, as `model.cell.run_sequence`.
+
+    Args:
+        config: Activation, heads, window, norms.
+        weights: Of the layer.
+        norms: Of keys, values, attention, cell, hidden state. Batch norms that measure this batch are
+            left ready for their `close`.
+        inputs: ``[T, B, I]``.
+        hidden: ``[B, H]``.
+        queue: Oldest first, ``[R, B, H]`` with ``1 <= R <= window_size``.
+        keep: Factors of dropout, ``[T, B, H]`` or None.
+        span: Which time steps these are.
+
+    Returns:
+        Hidden states ``[T, B, H]``, and cells: of all steps where sequences end early, else of the
+        latest ``min(T, window_size)``, ``[C, B, H]``.
+
+    Raises:
+        RuntimeError: If threads could not be started.
+    """
+    lengths = None if span.valid is None else span.valid.sum(0)
+    moments: list[Tensor | None] = [None] * len(norms)
+    measured: list[Tensor | None] = [None] * len(norms)
+    for site, norm in enumerate(norms):
+        if isinstance(norm, StepBatchNorm):
+            steps = _steps(site, span)
+            moments[site], measured[site] = _moments(norm, steps, span)
+    call = Call(
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+        activation=config.attention_activation,
+        norm=config.norm,
+        memory_norm=config.attention_norm,
+        cells_out=len(inputs) if lengths is not None else min(len(inputs), config.window_size),
+        keep=keep,
+        lengths=lengths,
+        moments=moments,
+        measured=measured,
+    )
+    output, cells = FusedSequence.apply(  # type: ignore[no-untyped-call]  # torch
+        call,
+        inputs,
+        hidden,
+        queue,
+        weights.input,
+        weights.bias,
+        weights.hidden,
+        weights.memory,
+        weights.memory_bias,
+        weights.position,
+        weights.attended,
+        weights.attended_bias,
+        weights.attention_gates,
+        *(parameter for norm in norms for parameter in _parameters(norm)),
+    )
+    if span.training:
+        for site, norm in enumerate(norms):
+            table, flags = moments[site], measured[site]
+            if isinstance(norm, StepBatchNorm) and table is not None and flags is not None:
+                _hand_over(norm, table, flags, _steps(site, span), span)
+    return output, cells
+
+
+def _parameters(norm: Norm) -> tuple[Tensor | None, Tensor | None]:
+    if isinstance(norm, LayerNorm | StepBatchNorm):
+        return norm.weight, norm.bias
+    return None, None
+
+
+def _steps(site: int, span: Span) -> range:
+    """The steps at which a norm works; keys and values begin with the cells of earlier calls."""
+    return range(1 - span.history if site < 2 else 0, span.length)
+
+
+def _moments(norm: StepBatchNorm, steps: range, span: Span) -> tuple[Tensor, Tensor]:
+    """Each step's learned mean and 1/std ``[steps, 2, H]``, and where the batch's own replace them.
+
+    What is the same for every sequence has 1/std 0: its norm is the shift alone.
+    """
+    at = torch.arange(steps.start, steps.stop) + int(span.first[0])
+    known = at.clamp(0, len(norm.running_mean) - 1)
+    mean = norm.running_mean[known]
+    inverse = (norm.running_var[known] + EPSILON).rsqrt()
+    varies = at > 0 if norm.constant_start else torch.ones_like(at, dtype=torch.bool)
+    measured = torch.zeros_like(varies)
+    if span.training:
+        measured = varies & torch.tensor([span.running[max(step, 0)] >= 2 for step in steps])
+    inverse = inverse * varies[:, None]
+    return torch.stack([mean, inverse], dim=1), measured.to(torch.uint8)
+
+
+def _hand_over(
+    norm: StepBatchNorm, moments: Tensor, measured: Tensor, steps: range, span: Span
+) -> None:
+    """Give the norm what the batch measured, for its running statistics."""
+    counts = torch.tensor([span.running[max(step, 0)] for step in steps], dtype=moments.dtype)
+    mean, inverse = moments.unbind(1)
+    var = (inverse**-2 - EPSILON).clamp_min(0) * (counts / (counts - 1))[:, None]
+    first = int(span.first[0])
+    norm.measured(
+        [
+            (mean[row], var[row], first + step)
+            for row, step in enumerate(steps)
+            if step >= 0 and measured[row]
+        ]
+    )

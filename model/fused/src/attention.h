@@ -1,0 +1,129 @@
+// One step's attention over the window, for one head of one block of sequences.
+#pragma once
+#include "problem.h"
+
+// Features of a head are taken a few at a time, so that they stay in registers.
+template <class Work> void in_chunks(int64_t features, const Work& work) {
+  int64_t d = 0;
+  for (; d + 4 <= features; d += 4) work(d, std::integral_constant<int, 4>{});
+  switch (features - d) {
+    case 1: return work(d, std::integral_constant<int, 1>{});
+    case 2: return work(d, std::integral_constant<int, 2>{});
+    case 3: return work(d, std::integral_constant<int, 3>{});
+    default: return;
+  }
+}
+
+// scores[j] = sum over d of vector[d] rows[j][d]
+template <class T>
+void dot_rows(const T* vector, const T* rows, int64_t count, int64_t D, T* scores) {
+  constexpr int L = kLanes<T>, W = kWidth<T>;
+  in_chunks(D, [&](int64_t d, auto size) {
+    constexpr int C = decltype(size)::value;
+    for (int i = 0; i < L; i += W) {
+      Vec<T> u[C];
+      for (int c = 0; c < C; ++c) u[c] = *vectors(vector + (d + c) * L + i);
+      const T* row = rows + d * L + i;
+      for (int64_t j = 0; j < count; ++j, row += D * L) {
+        Vec<T> sum = d == 0 ? Vec<T>{} : *vectors(scores + j * L + i);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sum += u[c] * *vectors(row + c * L);
+        *vectors(scores + j * L + i) = sum;
+      }
+    }
+  });
+}
+
+// result[d] = sum over j of weights[j] rows[j][d]; even and odd rows apart, for two chains of sums.
+template <class T>
+void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* result) {
+  constexpr int L = kLanes<T>, W = kWidth<T>;
+  in_chunks(D, [&](int64_t d, auto size) {
+    constexpr int C = decltype(size)::value;
+    for (int i = 0; i < L; i += W) {
+      Vec<T> even[C] = {}, odd[C] = {};
+      const T* row = rows + d * L + i;
+      int64_t j = 0;
+      for (; j + 2 <= count; j += 2, row += 2 * D * L) {
+        const Vec<T> w0 = *vectors(weights + j * L + i), w1 = *vectors(weights + (j + 1) * L + i);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) even[c] += w0 * *vectors(row + c * L);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) odd[c] += w1 * *vectors(row + (D + c) * L);
+      }
+      if (j < count) {
+        const Vec<T> w = *vectors(weights + j * L + i);
+        for (int c = 0; c < C; ++c) even[c] += w * *vectors(row + c * L);
+      }
+      for (int c = 0; c < C; ++c) *vectors(result + (d + c) * L + i) = even[c] + odd[c];
+    }
+  });
+}
+
+// keys[j][d] += by_key[j] query[d] and values[j][d] += by_value[j] mixed[d]
+template <class T>
+void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows) {
+  constexpr int L = kLanes<T>, W = kWidth<T>;
+  in_chunks(D, [&](int64_t d, auto size) {
+    constexpr int C = decltype(size)::value;
+    for (int i = 0; i < L; i += W) {
+      Vec<T> u[C];
+      for (int c = 0; c < C; ++c) u[c] = *vectors(vector + (d + c) * L + i);
+      T* row = rows + d * L + i;
+      for (int64_t j = 0; j < count; ++j, row += D * L) {
+        const Vec<T> w = *vectors(by + j * L + i);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) *vectors(row + c * L) += w * u[c];
+      }
+    }
+  });
+}
+
+// Scores into weights (of sum 1 once multiplied by the second result): largest score, 1 / sum.
+template <class T> void soften(T* scores, int64_t count, T* largest_and_share) {
+  constexpr int L = kLanes<T>, W = kWidth<T>;
+  for (int i = 0; i < L; i += W) {
+    Vec<T> largest = *vectors(scores + i);
+    for (int64_t j = 1; j < count; ++j) {
+      const Vec<T> score = *vectors(scores + j * L + i);
+      largest = score > largest ? score : largest;
+    }
+    Vec<T> sum{};
+    for (int64_t j = 0; j < count; ++j) {
+      const Vec<T> weight = exp_of(*vectors(scores + j * L + i) - largest);
+      sum += weight;
+      *vectors(scores + j * L + i) = weight;
+    }
+    *vectors(largest_and_share + i) = largest;
+    *vectors(largest_and_share + L + i) = T(1) / sum;
+  }
+}
+
+// Keys or values of a window as their age changes them: act(rows[j][d] + position[j][d N + head]).
+// `slots` is the window's first row of positions, already shifted to keys or values and to the head.
+template <class T, int A>
+void age_rows(const T* rows, const T* slots, int64_t count, int64_t D, int64_t N, int64_t H, T* aged) {
+  constexpr int L = kLanes<T>, W = kWidth<T>;
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t d = 0; d < D; ++d) {
+      const T position = slots[j * 2 * H + d * N];
+      for (int i = 0; i < L; i += W)
+        *vectors(aged + (j * D + d) * L + i) =
+            activate<T, A>(*vectors(rows + (j * D + d) * L + i) + position);
+    }
+}
+// Its backward: adds to the rows' gradient, and to the positions' (a vector of lanes each).
+template <class T, int A>
+void age_rows_back(const T* rows, const T* slots, const T* aged, const T* d_aged, int64_t count,
+                   int64_t D, int64_t N, int64_t H, T* d_rows, Vec<T>* d_slots) {
+  constexpr int L = kLanes<T>, W = kWidth<T>;
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t d = 0; d < D; ++d)
+      for (int i = 0; i < L; i += W) {
+        const int64_t at = (j * D + d) * L + i;
+        const Vec<T> before = *vectors(rows + at) + slots[j * 2 * H + d * N];
+        const Vec<T> g = *vectors(d_aged + at) * slope<T, A>(before, *vectors(aged + at));
+        *vectors(d_rows + at) += g;
+        d_slots[j * 2 * H + d * N] += g;
+      }
+}

@@ -1,0 +1,50 @@
+// A team of threads for one call, and the barrier at which they meet.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+// Waiters spin for a moment (the others are usually microseconds away), then sleep: another process
+// may hold a core, and spinning would keep the last thread from it.
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(size) {}
+
+  void wait() {
+    if (size_ == 1) return;
+    const int turn = turn_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      std::lock_guard<std::mutex> hold(mutex_);
+      turn_.store(turn + 1, std::memory_order_release);
+      everyone_.notify_all();
+      return;
+    }
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (turn_.load(std::memory_order_acquire) != turn) return;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    std::unique_lock<std::mutex> hold(mutex_);
+    everyone_.wait(hold, [&] { return turn_.load(std::memory_order_acquire) != turn; });
+  }
+
+ private:
+  static constexpr int kSpins = 2000;
+  const int size_;
+  std::atomic<int> arrived_{0}, turn_{0};
+  std::mutex mutex_;
+  std::condition_variable everyone_;
+};
+
+// Run work(0), ..., work(size - 1) at the same time; the caller is number 0. Threads live for one call
+// (tens of microseconds to start): nothing of ours idles beside PyTorch's own, and forks are safe.
+template <class Work> void run_team(int size, const Work& work) {
+  std::vector<std::thread> others;
+  for (int number = 1; number < size; ++number) others.emplace_back(work, number);
+  work(0);
+  for (auto& other : others) other.join();
+}

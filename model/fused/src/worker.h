@@ -1,0 +1,88 @@
+// What forward and backward share: one thread's place in the team, its clock of barriers, its norms.
+#pragma once
+#include "norm.h"
+#include "team.h"
+
+template <class T> struct Worker {
+  static constexpr int L = kLanes<T>, W = kWidth<T>;
+  const Plan<T>& plan;
+  const Exchange<T>& exchange;
+  Barrier& barrier;
+  const int thread;
+  int turn = 0;         // barriers passed
+  Range<T> range{};
+  T *ends, *active;     // [block][lane]: steps of each sequence (0: none there); 1 where it runs
+  T* of_feature[kSites];  // [2,H]
+  T* of_lane[kSites];     // [block][2][lane]
+  T* aged[4];             // a head's keys and values by age, and their gradients [K,D][lane]
+  T* scores[2];           // [K][lane]
+
+  Worker(const Plan<T>& plan, const Exchange<T>& exchange, Barrier& barrier, int thread)
+      : plan(plan), exchange(exchange), barrier(barrier), thread(thread) {}
+
+  void lay_out(Arena& arena) {
+    const int64_t width = plan.widest_range();
+    ends = arena.take<T>(width * L);
+    active = arena.take<T>(width * L);
+    for (int s = 0; s < kSites; ++s) {
+      of_feature[s] = arena.take<T>(2 * plan.H);
+      of_lane[s] = arena.take<T>(width * 2 * L);
+    }
+    for (auto& piece : aged) piece = plan.p.position ? arena.take<T>(plan.K * plan.D * L) : nullptr;
+    for (auto& piece : scores) piece = arena.take<T>(plan.K * L);
+  }
+
+  void enter(int64_t first, int64_t blocks) {
+    range = {first, blocks, active};
+    for (int64_t i = 0; i < blocks * L; ++i) {
+      const int64_t sequence = first * L + i;
+      const bool there = sequence < plan.B;
+      ends[i] = T(!there ? 0 : plan.p.lengths ? plan.p.lengths[sequence] : plan.T_);
+    }
+  }
+  void at_step(int64_t t) {
+    for (int64_t i = 0; i < range.blocks * L; ++i) active[i] = ends[i] > T(t) ? T(1) : T(0);
+  }
+
+  // Moments of one site at one step. `announce` before the meeting, `agree` after it.
+  void announce(int site, int64_t step, const T* panel, int64_t panel_step) {
+    if (plan.norms[site].measures(step))
+      measure(exchange.slot(turn, site, thread), panel, panel_step, plan.H, range);
+  }
+  Moments<T> agree(int site, int64_t step, const T* panel, int64_t panel_step) {
+    const Norm<T>& norm = plan.norms[site];
+    if (norm.measures(step)) {
+      merge_moments(of_feature[site], exchange, turn - 1, site);
+      if (thread == 0)
+        std::copy_n(of_feature[site], 2 * plan.H, norm.moments + step * 2 * plan.H);
+      return {of_feature[site], nullptr, plan.H};
+    }
+    return known(site, step, panel, panel_step);
+  }
+  // Moments that need no other thread: as stored, or of each sequence's own features.
+  Moments<T> known(int site, int64_t step, const T* panel, int64_t panel_step) {
+    const Norm<T>& norm = plan.norms[site];
+    if (norm.kind == kBatchNorm) return {norm.moments + step * 2 * plan.H, nullptr, plan.H};
+    if (norm.kind == kLayerNorm)
+      for (int64_t b = 0; b < range.blocks; ++b)
+        measure_features(of_lane[site] + b * 2 * L, panel + b * panel_step, plan.H);
+    return {nullptr, of_lane[site], plan.H};
+  }
+  // Let all threads catch up, where one of them waits for the others' sums.
+  void meet(bool needed) {
+    if (!needed) return;
+    barrier.wait();
+    ++turn;
+  }
+
+  const T* slots(int64_t count, int site, int64_t head) const {
+    const T* position = static_cast<const T*>(plan.p.position);
+    return position + (plan.K - count) * 2 * plan.H + (site == kValue ? plan.H : 0) + head;
+  }
+  void age(int site, const T* rows, int64_t count, int64_t head, T* to) const {
+    with_activation(plan.p.activation, [&](auto a) {
+      age_rows<T, decltype(a)::value>(rows, slots(count, site, head), count, plan.D, plan.N, plan.H,
+                                      to);
+    });
+  }
+};
