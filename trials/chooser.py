@@ -43,11 +43,15 @@ class Chooser:
         sees none running whenever it chooses, starves no study.
         """
         with self._lock:
-            # An empty answer is never kept: the feeder may be about to add trials.
-            if not self._offers or self._clock() >= self._valid_until:
-                self._offers = [o for o in self._store.offers() if self._may_serve(o)]
+            known = self._offers if self._clock() < self._valid_until else []
+        # Outside the lock, which nobody must hold through an outage. An empty answer is never kept:
+        # the feeder may be about to add trials.
+        if not known:
+            known = [offer for offer in self._store.offers() if self._may_serve(offer)]
+            with self._lock:
+                self._offers = known
                 self._valid_until = self._clock() + OFFERS_VALID_SECONDS
-            return sorted(self._offers, key=lambda o: (o.running + self._draw()) / o.priority)
+        return sorted(known, key=lambda o: (o.running + self._draw()) / o.priority)
 
     def _may_serve(self, offer: Offer) -> bool:
         if self._studies is not None and offer.study not in self._studies:
@@ -58,7 +62,8 @@ class Chooser:
             f"its objective {offer.objective!r} is not on this worker's allow list; "
             f"start the worker with --allow-objective {offer.objective}"
         )
-        self._left_alone[offer.study] = (None, why)
+        with self._lock:
+            self._left_alone[offer.study] = (None, why)
         return False
 
     def took(self, study: str) -> None:

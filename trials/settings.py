@@ -42,10 +42,10 @@ class WorkerSettings:
     """Leave once all of these studies are COMPLETE, CANCELLED or deleted."""
     lease_s: float = LEASE_SECONDS
     heartbeat_s: float = HEARTBEAT_SECONDS
-    grace_s: float = 4.0
+    grace_s: float = 3.5
     """For a trial told to stop to save its checkpoint and return; then it is killed."""
-    leave_s: float = 5.0
-    """From the first signal to the worker's end, whatever happens."""
+    leave_s: float = 4.5
+    """From the first signal until the worker waits for nothing more, not even the database."""
     quarantine_after: int = 3
     """Different trials that fail in a row on a slot, while others succeed elsewhere."""
     quarantine_s: float = 60.0

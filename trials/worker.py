@@ -31,7 +31,7 @@ __all__ = ["Worker", "WorkerSettings", "detect_slots", "run_worker"]
 
 SIGNAL_SECONDS = 0.05
 """How soon the main thread sees that the worker should stop."""
-FAREWELL_SECONDS = 1.0
+FAREWELL_SECONDS = 0.5
 """For the heart to sign the worker off."""
 log = logging.getLogger("larnn.worker")
 
@@ -55,7 +55,10 @@ class Worker:
         self._over = threading.Event()
 
     def stop(self, how: Stop = Stop.GENTLY) -> None:
-        """Leave: `run` returns within ``leave_s``. Callable from any thread or signal handler."""
+        """Make `run` return, within 5 s even through an outage.
+
+        Callable from any thread, and from a signal handler.
+        """
         self._shared.stop = max(self._shared.stop, how)
         self._shared.stopping.set()
 

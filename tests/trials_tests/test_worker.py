@@ -339,6 +339,40 @@ def test_training_goes_on_through_an_outage_and_nothing_is_lost(gate):
     assert trials[1].state is TrialState.COMPLETE
 
 
+class SilentStore(MemoryStore):
+    """Answers nothing while ``answers`` is not set, as a database behind a broken network."""
+
+    REMOTE = FlakyStore.REMOTE | {"remove_worker", "release_expired"}
+
+    def __init__(self):
+        super().__init__()
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def __getattribute__(self, name):
+        get = super().__getattribute__
+        if name in SilentStore.REMOTE:
+            get("answers").wait()
+        return get(name)
+
+
+def test_a_worker_leaves_in_time_though_the_database_does_not_answer(gate):
+    store = SilentStore()
+    add_study(store, "steps", [{"steps": 3, "gate": str(gate), "stubborn": True}])
+    try:
+        with RunningWorker(store, grace_s=0.1, leave_s=0.3) as running:
+            eventually(lambda: reported(store, 1))
+            store.answers.clear()
+            running.worker.stop()
+            running.thread.join(5)
+            assert not running.thread.is_alive()
+            assert store.get_trial("s", 0).state is TrialState.RUNNING  # its lease will run out
+    finally:
+        store.answers.set()
+    for thread in (*running.worker._slots, running.worker._heart):
+        thread.join(10)
+
+
 @pytest.mark.parametrize(
     "error", [InvalidValueError("at most 16 MB, got 20 MB"), OverflowError("8-byte ints only")]
 )
