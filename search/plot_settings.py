@@ -72,7 +72,7 @@ def loss_against_settings(frame: pd.DataFrame, space: Space) -> Figure:
     bar.set_label("trial, in order of start")
     bar.outline.set_visible(False)
     figure.suptitle(
-        f"Loss against each setting (n = {len(done)} complete trials)",
+        f"Loss against each setting (n = {len(done)} complete trials; bar: median, star: best)",
         fontweight="bold",
         fontsize=12,
         x=0.01,
