@@ -1,0 +1,16 @@
+"""Settings that several of the model's tests share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Compute in float64, on one thread, in PyTorch's own operations: tests of exactness."""
+    monkeypatch.setenv("LARNN_BACKEND", "torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(threads)
