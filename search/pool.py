@@ -13,8 +13,8 @@ from typing import Self
 
 from search.launch import own_command
 
-GRACE_SECONDS = 5.0
-"""A worker that was told to stop has saved its checkpoints by then."""
+GRACE_SECONDS = 6.0
+"""A worker that was told to stop leaves within 5 s (`trials.settings`), checkpoints saved."""
 
 
 class WorkerPool:

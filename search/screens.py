@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from search.answer import Answer
 
 
+PIPE_WIDTH = 400
+"""Columns of a pipe or file: nothing is cut there."""
+
+
 def print_rich(*parts: RenderableType) -> None:
     """Print to standard output, coloured where it is a terminal; lines of a pipe are not cut."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=PIPE_WIDTH)
     for part in parts:
         console.print(part)
 
@@ -46,13 +50,13 @@ def accuracy(value: Any) -> str:
     return f"{100 * value:.2f} %" if isinstance(value, float) else "-"
 
 
-def trial_table(study: Study, trials: Iterable[Trial], title: str | None = None) -> Table:
+def trial_table(study: Study, trials: Iterable[Trial]) -> Table:
     """One row a trial: what it reached, and its searched settings in real values."""
     rows = [(trial, searched_settings(study, trial)) for trial in trials]
     names = list(dict.fromkeys(name for _, settings in rows for name in settings))
     accuracies = any("validation_accuracy" in trial.result for trial, _ in rows)
     columns = [">trial", "state", ">loss", *([">validation"] if accuracies else []), ">time"]
-    made = table(*columns, *(name.replace("_", " ") for name in names), title=title)
+    made = table(*columns, *(name.replace("_", " ") for name in names))
     for trial, settings in rows:
         reached = [accuracy(trial.result.get("validation_accuracy"))] if accuracies else []
         made.add_row(
@@ -66,11 +70,19 @@ def trial_table(study: Study, trials: Iterable[Trial], title: str | None = None)
     return made
 
 
-def settings_table(study: Study, trial: Trial, title: str) -> Table:
-    """A trial's searched settings, each with what it means."""
-    made = table("setting", "value", "meaning", title=title)
-    for name, value in searched_settings(study, trial).items():
-        made.add_row(name, format_value(value), meaning(name))
+def settings_table(study: Study, trials: Sequence[Trial], title: str) -> Table:
+    """One column a trial, the best first; one row a searched setting, with what it means."""
+    made = table("", *(f">trial {trial.number}" for trial in trials), "meaning", title=title)
+    made.add_row("loss", *(format_value(trial.loss) for trial in trials))
+    if any("validation_accuracy" in trial.result for trial in trials):
+        reached = (accuracy(trial.result.get("validation_accuracy")) for trial in trials)
+        made.add_row("validation accuracy", *reached)
+    made.add_row("took", *(format_duration(duration_s(trial)) for trial in trials))
+    made.add_section()
+    settings = [searched_settings(study, trial) for trial in trials]
+    for name in dict.fromkeys(name for row in settings for name in row):
+        values = (format_value(row.get(name)) for row in settings)
+        made.add_row(name, *values, meaning(name))
     return made
 
 
@@ -88,23 +100,19 @@ def print_answer(answer: Answer) -> None:
     if trial is None:
         print_rich(Text(f"Study {name} has no COMPLETE trial: {counted or 'no trial ran'}."))
         return
-    print_rich(
-        settings_table(answer.study, trial, f"Best of study {name}: trial {trial.number}"),
-        Text(f"  loss                 {format_value(trial.loss)}"),
-    )
+    print_rich(settings_table(answer.study, answer.ranked, f"The best of study {name}"))
     if "validation_accuracy" in trial.result:
         print_rich(
+            Text(f"Winner: trial {trial.number}"),
             Text(f"  validation accuracy  {accuracy(trial.result['validation_accuracy'])}"),
             Text(f"  test accuracy        {tested(answer.test)}"),
         )
     print_rich(
-        Text(),
-        trial_table(answer.study, answer.ranked, title="The best five"),
-        Text(f"Trials: {counted}"),
+        Text(f"Trials:  {counted}"),
         Text("Figures: " + ", ".join(str(path) for path in answer.figures)),
-        Text(f"Go on:  larnn-search show {name} {trial.number}    all of the best trial"),
-        Text(f"        larnn-search trials {name}    every trial"),
-        Text(f"        larnn-search best {name} -n 10"),
+        Text(f"Go on:   larnn-search show {name} {trial.number}   (all about the winner)"),
+        Text(f"         larnn-search trials {name}   (every trial)"),
+        Text(f"         larnn-search best {name} -n 10"),
     )
 
 
@@ -158,11 +166,8 @@ def print_trials(study: Study, trials: Sequence[Trial]) -> None:
 
 
 def print_best(study: Study, ranked: Sequence[Trial]) -> None:
-    """The best trials, and the winner's settings with their meaning."""
-    print_rich(
-        trial_table(study, ranked, title=f"Best of study {study.name}"),
-        settings_table(study, ranked[0], f"Settings of trial {ranked[0].number}"),
-    )
+    """The best trials side by side, in real values."""
+    print_rich(settings_table(study, ranked, f"The best of study {study.name}"))
 
 
 def print_trial(study: Study, trial: Trial) -> None:
@@ -179,7 +184,10 @@ def print_trial(study: Study, trial: Trial) -> None:
     }.items():
         facts.add_row(name, value)
     for name, value in trial.result.items():
-        facts.add_row(name.replace("_", " "), format_value(value))
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
+        if name != "seed":
+            facts.add_row(name.replace("_", " "), format_value(value))
     settings = table("parameter", "value", "meaning", title="Parameters, as trained")
     for name, value in trial.params.items():
         settings.add_row(name, format_value(value), meaning(name))
