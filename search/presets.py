@@ -44,9 +44,9 @@ PRESETS: Mapping[str, Preset] = {
                 Parameter("head_size", "int", 4, 12),
                 Parameter("num_layers", "int", 1, 2),
             ),
-            max_trials=16,
-            fixed={"epochs": 4, "time_stride": 2, "batch_size": 128},
-            doc="minutes on two cores: 4 epochs, every second time step, at most 48 wide and "
+            max_trials=30,
+            fixed={"epochs": 6, "time_stride": 2, "batch_size": 128},
+            doc="minutes on two cores: 6 epochs, every second time step, at most 48 wide and "
             "2 layers; people and signals are the real ones",
         ),
         Preset(
