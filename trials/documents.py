@@ -10,7 +10,12 @@ from typing import Any
 
 import bson
 
-from trials.errors import BrokenDocumentError, InvalidValueError, SchemaVersionError
+from trials.errors import (
+    BrokenDocumentError,
+    IllegalTransitionError,
+    InvalidValueError,
+    SchemaVersionError,
+)
 from trials.store import NewTrial, WorkerInfo
 from trials.study import Study, StudySpec, StudyState
 from trials.trial import Failure, FailureKind, Outcome, Report, Trial, TrialState
@@ -57,7 +62,7 @@ def _plain(value: Any, where: str, depth: int) -> Any:
         raise InvalidValueError(f"{where} may nest {MAX_DEPTH} levels deep, found more")
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, bson.Code):
         return _text(str(value), where)
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
@@ -340,7 +345,7 @@ def decode_trial(document: object) -> Trial:
             failures=tuple(_decode_failure(f, read.where) for f in read.get("failures", list)),
             suggestion=read.get("suggestion", dict),
         )
-    except ValueError as error:
+    except (ValueError, IllegalTransitionError) as error:
         raise BrokenDocumentError(f"{read.where} cannot be read: {str(error)[:200]}") from None
 
 

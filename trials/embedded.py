@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -23,7 +24,7 @@ from typing import IO, Any
 from urllib.parse import quote_plus
 
 from pymongo import MongoClient
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure
 
 from trials.errors import ServerNotFoundError, StoreUnavailableError
 from trials.mongo_base import DATABASE
@@ -31,9 +32,9 @@ from trials.mongo_base import DATABASE
 CACHE_GB = 0.25
 START_S = 60.0
 """A server that was killed first reads its journal."""
-STOP_S = 30.0
+STOP_S = 20.0
 POLL_S = 0.05
-ANSWER_MS = 3000
+ANSWER_MS = 10_000
 LONGEST_SOCKET = 100
 """Bytes; the system allows 108, some 104."""
 CHOICES = (
@@ -105,7 +106,11 @@ def stop(state_dir: Path | str | None = None) -> ServerStatus:
 
 def status(state_dir: Path | str | None = None) -> ServerStatus:
     """Whether the folder's server runs; starts and makes nothing."""
-    return _Folder(_chosen(state_dir)).status()
+    folder = _Folder(_chosen(state_dir))
+    if not folder.path.exists():
+        return folder.status()
+    with folder.locked():
+        return folder.status()
 
 
 def default_state_dir() -> Path:
@@ -188,8 +193,14 @@ class _Folder:
     # -- under the lock --------------------------------------------------------------------------
 
     def ensure_running(self) -> str:
-        if self.pid() is None:
+        if (pid := self.pid()) is None:
             self._start()
+        elif not self._answers():
+            # A second mongod would take the first one's socket away before it notices the other.
+            raise ServerNotFoundError(
+                f"mongod (process {pid}) runs for {self.path}, but does not answer: "
+                f"`kill -9 {pid}`, then start this again"
+            )
         return self.uri()
 
     def leave(self, users: IO[bytes]) -> None:
@@ -220,19 +231,29 @@ class _Folder:
         return f"mongodb://{quote_plus(str(self.socket()))}/{DATABASE}"
 
     def pid(self) -> int | None:
-        """Process id that a running server tells; None when nothing answers."""
-        if not self.socket().is_socket():
-            return None
-        try:
-            with self._client() as client:
-                return int(client.admin.command("serverStatus")["pid"])
-        except ConnectionFailure:
-            return None
+        """The running server's process; None when none runs.
 
-    def _client(self) -> MongoClient[dict[str, Any]]:
-        return MongoClient(
-            self.uri(), serverSelectionTimeoutMS=ANSWER_MS, socketTimeoutMS=10 * ANSWER_MS
+        A mongod holds a lock on ``mongod.lock``, in which its process id stands, for as long as it
+        lives.
+        """
+        try:
+            with (self.database / "mongod.lock").open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return int(file.read())
+        except FileNotFoundError:
+            pass
+        return None
+
+    def _answers(self) -> bool:
+        client: MongoClient[Any] = MongoClient(
+            self.uri(), serverSelectionTimeoutMS=ANSWER_MS, socketTimeoutMS=ANSWER_MS
         )
+        with client, contextlib.suppress(ConnectionFailure):
+            client.admin.command("ping")
+            return True
+        return False
 
     def _place_socket(self) -> Path:
         if len(os.fsencode(self.path / "mongod.sock")) <= LONGEST_SOCKET:
@@ -280,34 +301,18 @@ class _Folder:
         told = self.log.read_text(errors="replace")[-20_000:] if self.log.exists() else ""
         if "No space left" in told or "No space left" in output:
             return self.unwritable(OSError(28, "the disk is full"))
-        if "DBPathInUse" in told:
-            return ServerNotFoundError(
-                f"another mongod, which does not answer, uses {self.database}: end it (its process "
-                f"id is in {self.database / 'mongod.lock'}) and start this again"
-            )
         return ServerNotFoundError(
             f"mongod ended with status {code} instead of starting: see {self.log}, or {CHOICES}"
         )
 
     def _shut_down(self) -> None:
         """End the server cleanly, and wait until it is gone."""
-        pid = self.pid()
-        if pid is None:
+        if (pid := self.pid()) is None:
             return
-        with self._client() as client, contextlib.suppress(PyMongoError):
-            client.admin.command("shutdown")  # it hangs up instead of answering
+        os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
-        while _is_alive(pid) and time.monotonic() < deadline:
+        while self.pid() is not None and time.monotonic() < deadline:
             time.sleep(POLL_S)
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits for its parent's notice does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:  # no /proc on this system, or gone this very moment
-        return not Path("/proc/self").exists()
+        if self.socket_note.exists():
+            shutil.rmtree(self.socket().parent, ignore_errors=True)
+            self.socket_note.unlink()

@@ -176,6 +176,8 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
     if password is not None:
         ours["password"] = password
     try:
+        if not uri.startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("no scheme")
         return MongoClient(uri, **ours)
     except (ConfigurationError, ValueError, TypeError) as error:
         # The driver's own words may quote the URI, and with it a password.

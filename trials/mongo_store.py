@@ -91,8 +91,13 @@ class MongoStore(MongoStudies):
     @retried
     def report(self, claim: Claim, reports: Sequence[Report]) -> None:
         """See `TrialStore.report`."""
-        change = pipelines.report(reports, claim.attempt)
-        if change and self._trials.update_one(pipelines.owned(claim), change).matched_count == 0:
+        owned = pipelines.owned(claim)
+        if reports:
+            change = pipelines.report(reports, claim.attempt)
+            found = self._trials.update_one(owned, change).matched_count
+        else:
+            found = self._trials.count_documents(owned, limit=1)
+        if not found:
             raise self._lost(claim)
 
     @retried

@@ -1,20 +1,50 @@
 """Both stores, and a real mongod for the one that needs it."""
 
+import contextlib
+import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from trials import embedded
 from trials.embedded import embedded_server
 from trials.memory_store import MemoryStore
 from trials.mongo_store import MongoStore
+from trials.retrying import Retrying
+
+T = TypeVar("T")
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108  # chosen for speed, and left clean
+ROOM_BYTES = 2 * 2**30
+
+
+@contextlib.contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder for a mongod, in memory where there is room: it syncs its journal all the time."""
+    is_roomy = MEMORY_DISK.is_dir() and shutil.disk_usage(MEMORY_DISK).free > ROOM_BYTES
+    parent = MEMORY_DISK if is_roomy else None
+    with tempfile.TemporaryDirectory(prefix="larnn-test-", dir=parent) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
-def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mongo_uri() -> Iterator[str]:
     """A private mongod for the whole run."""
-    with embedded_server(tmp_path_factory.mktemp("mongo")) as uri:
+    with server_folder() as folder, embedded_server(folder) as uri:
         yield uri
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """A folder for a test's own mongod, which is stopped afterwards."""
+    with server_folder() as folder:
+        yield folder / "state"
+        embedded.stop(folder / "state")
+        assert embedded.status(folder / "state").pid is None
 
 
 @pytest.fixture
@@ -25,10 +55,28 @@ def mongo_store(mongo_uri: str) -> Iterator[MongoStore]:
         store._client.drop_database(store._database.name)
 
 
-@pytest.fixture(params=["memory", pytest.param("mongo", marks=pytest.mark.mongo)])
+@dataclass(frozen=True)
+class Forgetful(Retrying):
+    """Loses the answer of every operation, and so sends it again."""
+
+    def __call__(self, operation: Callable[[], T]) -> T:
+        first = super().__call__(operation)
+        # What was deleted or taken back is told by the try that did it.
+        return super().__call__(operation) or first
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("mongo", marks=pytest.mark.mongo),
+        pytest.param("mongo, every answer lost", marks=pytest.mark.mongo),
+    ]
+)
 def store(request: pytest.FixtureRequest) -> MemoryStore | MongoStore:
     """Each store in turn."""
     if request.param == "memory":
         return MemoryStore()
     made: MongoStore = request.getfixturevalue("mongo_store")
+    if "lost" in request.param:
+        made._retrying = Forgetful(made.where, for_s=2)
     return made

@@ -1,0 +1,206 @@
+"""From a URI and the environment to a store; outages, refusals, and no password anywhere."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from pymongo.errors import (
+    AutoReconnect,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from trials import embedded
+from trials.connect import connect, has_password, password_for
+from trials.errors import InvalidValueError, StoreUnavailableError
+from trials.mongo_base import address
+from trials.mongo_store import MongoStore
+from trials.retrying import Retrying
+from trials.store import NewTrial
+from trials.study import StudySpec
+from trials.trial import Outcome, Report, TrialState
+
+pytestmark = pytest.mark.mongo
+
+SECRET = "s3cr3t"  # noqa: S105  # looked for in every message
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+# -- the address ---------------------------------------------------------------------------------
+
+
+def test_the_environment_names_the_server(mongo_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARNN_MONGO_URI", mongo_uri.replace("larnn_search", "another"))
+    with connect() as store:
+        assert store._database.name == "another"
+    with connect(mongo_uri) as store:
+        assert store._database.name == "larnn_search"
+    with connect(mongo_uri.removesuffix("/larnn_search")) as store:
+        assert store._database.name == "larnn_search"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"mongodb://me:{SECRET}@host/db",
+        f"mongodb+srv://me:{SECRET}@host/db",
+        f"mongodb://me:{SECRET}/x@host",
+        f"mongodb://host/?tls=true&tlsCertificateKeyFilePassword={SECRET}",
+    ],
+)
+def test_a_password_on_the_command_line_is_refused(uri: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"LARNN_MONGO_URI.*LARNN_MONGO_PASSWORD_FILE") as e:
+        connect(uri).__enter__()
+    assert SECRET not in str(e.value)
+    assert SECRET not in address(uri)
+
+
+@pytest.mark.parametrize("uri", ["mongodb://host/db", "mongodb://me@host/db", "mongodb://a:1,b:2/"])
+def test_what_has_no_password_is_not_refused(uri: str) -> None:
+    assert not has_password(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", [f"mongodb://me:{SECRET}:x@host:port/db", f"http://me:{SECRET}@host", "", "host:27017"]
+)
+def test_a_broken_uri_is_refused_without_showing_it(uri: str) -> None:
+    with pytest.raises(InvalidValueError, match="the MongoDB URI cannot be used: expected") as e:
+        MongoStore(uri)
+    assert SECRET not in f"{e.value!r} {e.value.__cause__!r}"
+
+
+def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    monkeypatch.delenv("LARNN_MONGO_PASSWORD_FILE", raising=False)
+    assert password_for("mongodb://me@host/") is None
+    monkeypatch.setenv("LARNN_MONGO_PASSWORD_FILE", str(file))
+    with pytest.raises(InvalidValueError, match="cannot be read"):
+        password_for("mongodb://me@host/")
+    file.write_text("\n")
+    with pytest.raises(InvalidValueError, match="is empty"):
+        password_for("mongodb://me@host/")
+    file.write_text(f"{SECRET} \n")
+    assert password_for("mongodb://me@host/") == f"{SECRET} "
+    with pytest.raises(InvalidValueError, match="keep one"):
+        password_for("mongodb://me:x@host/")
+    with pytest.raises(InvalidValueError, match="names no user"):
+        password_for("mongodb://host/?a=b@c")
+
+
+# -- outages -------------------------------------------------------------------------------------
+
+
+def test_an_unreachable_server_is_told_within_5_seconds(closed_port: int) -> None:
+    started = time.monotonic()
+    uri = f"mongodb://me:{SECRET}@127.0.0.1:{closed_port}/db?authSource=admin"
+    with pytest.raises(StoreUnavailableError, match=f"MongoDB at 127.0.0.1:{closed_port} ") as e:
+        MongoStore(uri)
+    assert time.monotonic() - started < 5
+    assert "Connection refused" in str(e.value)
+    assert len(str(e.value)) < 300
+    assert SECRET not in f"{e.value} {e.value.__cause__}"
+
+
+def retrying(for_s: float, random: float = 0.0) -> tuple[Retrying, list[float]]:
+    """A retry policy on a clock that only its own pauses move."""
+    pauses: list[float] = []
+    return Retrying("host", for_s, pauses.append, lambda: sum(pauses), lambda: random), pauses
+
+
+def failing(*errors: PyMongoError) -> object:
+    rest = list(errors)
+
+    def operation() -> str:
+        if rest:
+            raise rest.pop(0)
+        return "done"
+
+    return operation
+
+
+OUTAGES = [
+    AutoReconnect("connection closed"),
+    NotPrimaryError("stepped down"),
+    ServerSelectionTimeoutError("no servers"),
+    OperationFailure("no space", 14031),
+    OperationFailure("shutting down", 91, {"errorLabels": ["RetryableWriteError"]}),
+]
+
+
+def test_an_outage_is_waited_out_with_growing_pauses() -> None:
+    retry, pauses = retrying(60)
+    assert retry(failing(*OUTAGES)) == "done"  # type: ignore[arg-type]  # any callable
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8]
+    retry, late = retrying(60, random=1.0)
+    retry(failing(*OUTAGES))  # type: ignore[arg-type]  # as above
+    assert late == [2 * pause for pause in pauses]
+
+
+@pytest.mark.parametrize("error", OUTAGES[:4])
+def test_an_outage_that_lasts_ends_in_one_clear_line(error: PyMongoError) -> None:
+    retry, pauses = retrying(60)
+    with pytest.raises(StoreUnavailableError, match="MongoDB at host"):
+        retry(failing(*[error] * 1000))  # type: ignore[arg-type]  # as above
+    assert sum(pauses) == pytest.approx(60)
+    assert max(pauses) <= 5
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (18, StoreUnavailableError, "refuses the login.*LARNN_MONGO_PASSWORD_FILE"),
+        (13, StoreUnavailableError, "does not allow this user"),
+        (10334, InvalidValueError, "16 MB.*save_weights"),
+        (17419, InvalidValueError, "16 MB"),
+        (9, OperationFailure, "our bug"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told_at_once(
+    code: int, error: type[Exception], message: str
+) -> None:
+    retry, pauses = retrying(60)
+    with pytest.raises(error, match=message):
+        retry(failing(OperationFailure("our bug", code)))  # type: ignore[arg-type]  # as above
+    assert pauses == []
+
+
+def test_a_server_that_goes_away_and_comes_back_loses_nothing(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trials.mongo_base.FIRST_ANSWER_MS", 200)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        embedded.start(state_dir)
+
+    uri = embedded.start(state_dir).uri
+    assert uri is not None
+    with MongoStore(uri, sleep=pause) as store:
+        store.create_study(StudySpec("s", "m:f", space={}))
+        store.add_trials("s", None, 0, [NewTrial({}, 1)])
+        trial = store.reserve("s", "w", "h", "t", 1000)
+        assert trial is not None
+        for crash in (False, True):
+            pid = embedded.status(state_dir).pid
+            assert pid is not None
+            if crash:
+                os.kill(pid, signal.SIGKILL)
+            else:
+                embedded.stop(state_dir)
+            store.report(trial.claim, [Report(1 + crash, 0.5)])
+        done = store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
+        assert [report.step for report in done.reports] == [1, 2]
+        assert len(pauses) >= 2
