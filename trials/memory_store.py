@@ -23,11 +23,13 @@ from trials.rules import (
     lease_lost,
     numbers_taken,
     reopens,
+    study_exists,
     study_not_found,
     trial_not_found,
 )
 from trials.store import CHECKPOINT, LEASE_SECONDS, Control, NewTrial, Offer, WorkerInfo
 from trials.study import Counts, Study, StudySpec, StudyState
+from trials.transfer import check_whole, study_document, trial_document
 from trials.trial import (
     Claim,
     Failure,
@@ -135,6 +137,17 @@ class MemoryStore:
         """See `TrialStore.delete_study`."""
         self._study(name)
         del self._studies[name]
+
+    @_locked
+    def restore_study(self, study: Study, trials: Sequence[Trial]) -> Study:
+        """See `TrialStore.restore_study`."""
+        check_whole(study, trials)
+        if study.name in self._studies:
+            raise study_exists(study.name)
+        restored = documents.decode_study(study_document(study))
+        entries = [_Entry(documents.decode_trial(trial_document(trial))) for trial in trials]
+        self._studies[study.name] = _StudyEntry(restored, entries)
+        return restored
 
     @_locked
     def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
@@ -266,7 +279,7 @@ class MemoryStore:
         encoded = documents.encode_outcome(outcome)
         ending = (claim, canonical([outcome.state, encoded["loss"]]))
         known = self._find(claim.study, claim.number)
-        if known is not None and known.ended == ending and known.trial.token != claim.token:
+        if known is not None and known.ended == ending:
             return known.trial
         entry = self._owned(claim)
         entry.ended = ending

@@ -31,10 +31,12 @@ from trials.rules import (
     feeder_lost,
     numbers_taken,
     reopens,
+    study_exists,
     study_not_found,
 )
 from trials.store import LEASE_SECONDS, NewTrial, Offer, WorkerInfo
 from trials.study import Counts, Study, StudySpec, StudyState
+from trials.transfer import check_whole, study_document, trial_document
 from trials.trial import Trial, TrialState
 
 log = logging.getLogger(__name__)
@@ -90,16 +92,43 @@ class MongoStudies(MongoBase):
             self._trials.update_many({"study": name, "state": unfinished}, pipelines.cancel())
         return study
 
-    @retried
     def delete_study(self, name: str) -> None:
         """See `TrialStore.delete_study`; interrupted, it can be called again."""
+        self._require(name)
+        self._delete(name)
+
+    @retried
+    def _delete(self, name: str) -> None:
         closed = {"state": StudyState.CANCELLED.value, "feeder": None}
-        if self._studies.update_one({"_id": name}, {"$set": closed}).matched_count == 0:
-            raise self._not_found(name)
+        self._studies.update_one({"_id": name}, {"$set": closed})
         self._trials.delete_many({"study": name})
         self._blobs.delete_below(f"{name}/")
         # Last: as long as something is left, the study is there to be deleted.
         self._studies.delete_one({"_id": name})
+
+    def restore_study(self, study: Study, trials: Sequence[Trial]) -> Study:
+        """See `TrialStore.restore_study`; interrupted, it leaves a CANCELLED study to delete."""
+        check_whole(study, trials)
+        encoded = [trial_document(trial) for trial in trials]
+        return self._restore(study_document(study), encoded, uuid.uuid4().hex)
+
+    @retried
+    def _restore(self, study: Document, trials: Sequence[Document], token: str) -> Study:
+        self.prepare()
+        name, held = study["_id"], {"state": StudyState.CANCELLED.value, "restored_by": token}
+        try:
+            # Nobody may serve it before it is whole.
+            self._studies.insert_one({**study, **held})
+        except DuplicateKeyError:
+            if self._studies.find_one({"_id": name, "restored_by": token}, {"_id": 1}) is None:
+                raise study_exists(name) from None
+        try:
+            if trials:
+                self._trials.insert_many(trials, ordered=False)
+        except BulkWriteError as error:
+            if any(one["code"] != DUPLICATE_KEY for one in error.details["writeErrors"]):
+                raise
+        return self._changed(name, {}, {"$set": {"state": study["state"]}})
 
     def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
         """See `TrialStore.record_test_look`."""
@@ -114,6 +143,11 @@ class MongoStudies(MongoBase):
             return self._changed(name, {"test_looks.id": {"$ne": look["id"]}}, change)
         except StudyNotFoundError:  # or the look was recorded and only the answer lost
             return self._read_study(name)
+
+    @retried
+    def _require(self, name: str) -> None:
+        if self._studies.find_one({"_id": name}, {"_id": 1}) is None:
+            raise self._not_found(name)
 
     def _read_study(self, name: str) -> Study:
         document = self._studies.find_one({"_id": name})

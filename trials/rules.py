@@ -75,6 +75,14 @@ def check_same_study(old: StudySpec, new: StudySpec) -> None:
         )
 
 
+def study_exists(name: str) -> StudyMismatchError:
+    """Say that a study cannot be restored over another one."""
+    return StudyMismatchError(
+        f"a study named {name!r} exists already: import under another name with --study, or "
+        f"`larnn-search delete {name}` first"
+    )
+
+
 def _difference(name: str, old: Any, new: Any) -> str:
     """Both values; of mappings, only the entries that differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -116,6 +116,20 @@ class TrialStore(Protocol):
     def delete_study(self, name: str) -> None:
         """Remove a study with its trials and blobs."""
 
+    def restore_study(self, study: Study, trials: Sequence[Trial]) -> Study:
+        """Write a study with its trials as they were in another store, blobs left out.
+
+        A RUNNING trial is WAITING here: its worker belongs to the other store.
+
+        Args:
+            study: Its state, times, cut-offs and test looks are kept.
+            trials: All of its trials, by number.
+
+        Raises:
+            StudyMismatchError: If there is a study of this name.
+            InvalidValueError: If the trials are not the study's 0, 1, 2, ...
+        """
+
     def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
         """Log one look at the test people; ``look`` plus ``at`` (store's clock)."""
 
