@@ -10,8 +10,14 @@ from model.config import ModelConfig
 from model.layer import LARNN
 
 
-def make_layer(config: ModelConfig, input_size: int) -> nn.Module:
-    """Build the recurrent stack of a configuration, time-major, ``config.units`` wide."""
+def make_layer(config: ModelConfig, input_size: int, backend: str | None = None) -> nn.Module:
+    """Build the recurrent stack of a configuration, time-major, ``config.units`` wide.
+
+    Args:
+        config: Shape of the network.
+        input_size: Features of a step.
+        backend: What computes a larnn (see `LARNN`); the other cells are PyTorch's.
+    """
     H, L = config.units, config.num_layers
     if config.cell == "larnn":
         return LARNN(
@@ -27,6 +33,7 @@ def make_layer(config: ModelConfig, input_size: int) -> nn.Module:
             norm=config.norm,
             positional_encoding=config.positional_encoding,
             dropout=config.dropout,
+            backend=backend,
         )
     if config.cell == "residual-bi-lstm":
         return StackedResidualBiLSTM(input_size, H, L, dropout=config.dropout)
@@ -46,13 +53,21 @@ class SequenceClassifier(nn.Module):
         config: Shape of the network.
         input_size: Features of a step, F.
         num_classes: Classes to tell apart.
+        backend: As for `make_layer`.
     """
 
-    def __init__(self, config: ModelConfig, input_size: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        input_size: int,
+        num_classes: int,
+        *,
+        backend: str | None = None,
+    ) -> None:
         super().__init__()
         # A bias straight before bn-lstm's batch norm would be subtracted again.
         self.input = nn.Linear(input_size, config.units, bias=config.cell != "bn-lstm")
-        self.layer = make_layer(config, config.units)
+        self.layer = make_layer(config, config.units, backend)
         self.head = nn.Linear(config.units, num_classes)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from model.config import TrialConfig
 from model.data.augmentation import Augmentation
 from model.data.dataset import DataError, Dataset, Normalisation
 from model.evaluation import Part, choose_device, pack_weights
+from model.fused.build import is_available
 from model.optimization import Precision, class_weights, learning_rate, make_optimizer
 
 INTERRUPT = "interrupt"
@@ -72,6 +73,7 @@ def fit(
     *,
     device: str = "auto",
     threads: int | None = None,
+    backend: str | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     stop_reason: Callable[[], str | None] = lambda: None,
     checkpoint: bytes | None = None,
@@ -93,6 +95,8 @@ def fit(
         data: Loaded with ``config.data.time_stride``.
         device: auto, cpu or cuda.
         threads: CPU threads of torch during the training; None leaves them.
+        backend: What computes a larnn: auto, fused or torch; None: ``LARNN_BACKEND``, else auto. A
+            checkpoint goes on with the backend it was saved with, where that runs here.
         on_epoch: Told of each epoch when it ended.
         stop_reason: Asked after every batch; anything but None ends the training, ``"interrupt"``
             with a checkpoint first.
@@ -111,9 +115,12 @@ def fit(
     cuda = [torch.cuda.current_device()] if place.type == "cuda" else []
     stopped = None
     with _threads(threads), torch.random.fork_rng(devices=cuda):
-        training = _Training(config, data, place, clock)
-        if checkpoint is not None:
-            training.restore(checkpoint)
+        saved = None if checkpoint is None else unpack(checkpoint)
+        if saved is not None:
+            backend = _backend_of(saved[1], place, backend)
+        training = _Training(config, data, place, backend, clock)
+        if saved is not None:
+            training.restore(*saved)
         try:
             training.run(on_epoch, stop_reason, save_checkpoint)
         except _StopTraining as stop:
@@ -133,6 +140,14 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _backend_of(saved: dict[str, Any], place: torch.device, otherwise: str | None) -> str | None:
+    """The backend of a checkpoint, or ``otherwise`` where the kernel it used cannot run."""
+    told: str | None = saved.get("backend")
+    if told == "fused" and not (place.type == "cpu" and is_available()):
+        return otherwise
+    return told
+
+
 class _StopTraining(Exception):  # noqa: N818  # not an error
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -143,7 +158,12 @@ class _Training:
     """The state of one training, and what changes it."""
 
     def __init__(
-        self, config: TrialConfig, data: Dataset, device: torch.device, clock: Callable[[], float]
+        self,
+        config: TrialConfig,
+        data: Dataset,
+        device: torch.device,
+        backend: str | None,
+        clock: Callable[[], float],
     ) -> None:
         if data.time_stride != config.data.time_stride:
             raise DataError(
@@ -163,7 +183,9 @@ class _Training:
         self.steps_per_epoch = len(self.train) // self.batch_size
         torch.manual_seed(self.settings.seed)
         classes = len(data.class_names)
-        self.model = SequenceClassifier(config.model, data.x.shape[2], classes).to(device)
+        self.model = SequenceClassifier(config.model, data.x.shape[2], classes, backend=backend).to(
+            device
+        )
         self.optimizer = make_optimizer(self.model, self.settings)
         self.precision = Precision(self.settings.precision, device)
         self.class_weights = class_weights(self.settings.class_weights, self.train.y, data)
@@ -297,6 +319,7 @@ class _Training:
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         values = {
             "belongs_to": self._belongs_to(),
+            "backend": self.model.backend,
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "best_epoch": self.best.epoch if self.best else None,
             "batch": self.batch,
@@ -307,13 +330,12 @@ class _Training:
         }
         return pack(tensors, values)
 
-    def restore(self, checkpoint: bytes) -> None:
-        """Undo `checkpoint`.
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Undo `checkpoint`, from what it unpacks to.
 
         Raises:
-            CheckpointError: If it is damaged, or another training's.
+            CheckpointError: If it is another training's.
         """
-        tensors, values = unpack(checkpoint)
         if values.get("belongs_to") != self._belongs_to():
             raise CheckpointError(
                 "a checkpoint must come from the same settings and data as the training it "

@@ -10,6 +10,7 @@ from model.config import ModelConfig, TrainingConfig, TrialConfig
 from model.data import DataError, har
 from model.data.augmentation import jitter, rotate, scale
 from model.evaluation import evaluate, load_classifier
+from model.fused.build import is_available
 from model.optimization import learning_rate
 from model.training import INTERRUPT, DivergedError, fit
 from tests.model_tests.tiny_data import tiny
@@ -179,6 +180,18 @@ def test_resumed_equals_never_stopped(cell, at):
         assert result.stopped == INTERRUPT
         checkpoint = saved[-1]
     assert train(config, checkpoint=checkpoint) == expected
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_a_training_goes_on_with_the_backend_it_began_with(backend, monkeypatch):
+    if backend == "fused" and not is_available():
+        pytest.skip("no kernel can be built here")
+    config, saved = configure("larnn"), []
+    expected = train(config, backend=backend)
+    train(config, backend=backend, stop_reason=Stop(3), save_checkpoint=saved.append)
+    monkeypatch.setenv("LARNN_BACKEND", {"torch": "fused", "fused": "torch"}[backend])
+    assert train(config, checkpoint=saved[-1]) == expected
+    assert expected.backend == backend
 
 
 def test_each_epochs_end_is_a_checkpoint():
