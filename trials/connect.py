@@ -17,7 +17,11 @@ PASSWORD_FILE_VARIABLE = "LARNN_MONGO_PASSWORD_FILE"  # noqa: S105  # the name o
 
 @contextlib.contextmanager
 def connect(
-    uri: str | None = None, *, state_dir: Path | str | None = None, retry_for_s: float = 60.0
+    uri: str | None = None,
+    *,
+    state_dir: Path | str | None = None,
+    retry_for_s: float = 60.0,
+    any_schema: bool = False,
 ) -> Iterator[MongoStore]:
     """Open the store: of ``uri``, else of ``LARNN_MONGO_URI``, else of the state folder's server.
 
@@ -25,6 +29,7 @@ def connect(
         uri: What a person typed; no password in it, since other users see the command line.
         state_dir: Folder of the embedded server; used only where no URI is given.
         retry_for_s: Seconds for which an operation is tried again through an outage.
+        any_schema: Open a database of another version too, to upgrade it.
 
     Yields:
         The store, closed afterwards.
@@ -47,7 +52,9 @@ def connect(
             address, password = stack.enter_context(embedded_server(state_dir)), None
         else:
             address, password = chosen.strip(), password_for(chosen.strip())
-        yield stack.enter_context(MongoStore(address, retry_for_s=retry_for_s, password=password))
+        yield stack.enter_context(
+            MongoStore(address, retry_for_s=retry_for_s, password=password, any_schema=any_schema)
+        )
 
 
 def has_password(uri: str) -> bool:

@@ -40,9 +40,9 @@ LEGIBLE: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 
+# No other index has all states by study: the planner would now and then take it for the queue.
 TRIAL_INDEXES = [
     IndexModel([("study", 1), ("state", 1), ("number", 1)], name="queue"),
-    IndexModel([("study", 1), ("number", 1)], name="order"),
     IndexModel(
         [("study", 1), ("loss", 1), ("number", 1)],
         name="best",
@@ -72,6 +72,7 @@ class MongoBase:
         database: Its name; default: the one the URI names, else ``larnn_search``.
         retry_for_s: Seconds for which an operation is tried again through an outage.
         password: The URI's user's password, when it does not stand in the URI.
+        any_schema: Open a database of another version too, to upgrade it.
         sleep: How to wait between two tries.
         clock: Monotonic seconds.
         random: Uniform in [0, 1).
@@ -89,6 +90,7 @@ class MongoBase:
         retry_for_s: float = 60.0,
         *,
         password: str | None = None,
+        any_schema: bool = False,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random.random,
@@ -105,7 +107,7 @@ class MongoBase:
         self._blobs = Blobs(self._database, DURABLE)
         self._is_prepared = False
         try:
-            self._check_server()
+            self._check_server(any_schema)
         except BaseException:
             self.close()
             raise
@@ -125,7 +127,7 @@ class MongoBase:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _check_server(self) -> None:
+    def _check_server(self, any_schema: bool) -> None:
         try:
             found = self._client.server_info()
             schema = self._meta.find_one({"_id": "schema"})
@@ -135,8 +137,9 @@ class MongoBase:
             raise StoreUnavailableError(
                 f"MongoDB 6.0 or newer is needed, {self.where} runs {found['version']}: upgrade it"
             )
-        if schema is not None and schema.get("version") != SCHEMA_VERSION:
-            raise SchemaVersionError(schema_message("the database", schema.get("version")))
+        version = SCHEMA_VERSION if schema is None else schema.get("version")
+        if version != SCHEMA_VERSION and not any_schema:
+            raise SchemaVersionError(schema_message("the database", version))
 
     @retried
     def prepare(self) -> None:

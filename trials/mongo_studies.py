@@ -22,6 +22,7 @@ from trials.documents import (
     encode_worker,
     plain,
     read_trial,
+    trial_id,
 )
 from trials.errors import BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
@@ -240,12 +241,12 @@ class MongoStudies(MongoBase):
 
     def _same_trials(self, study: str, first: int, wanted: Sequence[Document]) -> list[Document]:
         """Those of ``wanted`` that are there; refuses others under their numbers, and gaps."""
-        numbers = {"$gte": first - 1, "$lt": first + len(wanted)}
-        found = list(self._trials.find({"study": study, "number": numbers}).sort("number", 1))
-        there = [document for document in found if document["number"] >= first]
+        ids = [trial_id(study, number) for number in range(first - 1, first + len(wanted))]
+        found = list(self._trials.find({"_id": {"$in": ids}}).sort("number", 1))
+        there = [document for document in found if document["_id"] != ids[0]]
         complete = first == 0 or len(found) > len(there)
         same = all(
-            canonical(a["params"]) == canonical(b["params"])
+            canonical(read_trial(a).params) == canonical(b["params"])
             for a, b in zip(there, wanted, strict=False)
         )
         if not complete or not same:

@@ -3,10 +3,13 @@
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
+from pymongo import MongoClient
 from pymongo.errors import (
     AutoReconnect,
     NotPrimaryError,
@@ -22,7 +25,7 @@ from trials.mongo_base import address
 from trials.mongo_store import MongoStore
 from trials.retrying import Retrying
 from trials.store import NewTrial
-from trials.study import StudySpec
+from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, Report, TrialState
 
 pytestmark = pytest.mark.mongo
@@ -97,6 +100,49 @@ def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.Monk
         password_for("mongodb://me:x@host/")
     with pytest.raises(InvalidValueError, match="names no user"):
         password_for("mongodb://host/?a=b@c")
+
+
+@pytest.fixture
+def guarded(state_dir: Path) -> str:
+    """A server that asks for a login: its address, with a place for user and password."""
+    for folder in (state_dir, state_dir / "db"):
+        folder.mkdir()
+    sock = state_dir / "guarded.sock"
+    files: list[str | Path] = ["--dbpath", state_dir / "db", "--logpath", state_dir / "log"]
+    listen: list[str | Path] = ["--bind_ip", sock, "--nounixsocket", "--auth", "--fork", "--quiet"]
+    subprocess.run([embedded.find_mongod(), *files, *listen], check=True, capture_output=True)
+    host = f"{quote_plus(str(sock))}/larnn_search"
+    roles = [{"role": "readWrite", "db": "larnn_search"}]
+    with MongoClient[dict[str, object]](f"mongodb://{host}") as client:
+        client.admin.command("createUser", "admin", pwd=SECRET, roles=["root"])
+    with MongoClient[dict[str, object]](
+        f"mongodb://admin:{SECRET}@{host}?authSource=admin"
+    ) as client:
+        client.larnn_search.command("createUser", "worker", pwd=SECRET, roles=roles)
+        client.larnn_search.command("createUser", "reader", pwd=SECRET, roles=["read"])
+    return f"mongodb://USER@{host}"
+
+
+def test_logins(guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    monkeypatch.setenv("LARNN_MONGO_PASSWORD_FILE", str(file))
+    file.write_text("wrong")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match="refuses the login: check the user") as e:
+        connect(guarded.replace("USER", "worker")).__enter__()
+    assert time.monotonic() - started < 5
+    assert "wrong" not in str(e.value)
+    file.write_text(f"{SECRET}\n")
+    with connect(guarded.replace("USER", "worker")) as store:
+        store.create_study(StudySpec("s", "m:f", space={}))
+        assert SECRET not in repr(vars(store))
+    with connect(guarded.replace("USER", "reader")) as store:
+        assert store.get_study("s").name == "s"
+        with pytest.raises(StoreUnavailableError, match="does not allow this user to do that"):
+            store.set_study_state("s", StudyState.PAUSED)
+    monkeypatch.delenv("LARNN_MONGO_PASSWORD_FILE")
+    with pytest.raises(StoreUnavailableError, match="does not allow this user to do that"):
+        MongoStore(guarded.replace("USER@", "")).list_studies()
 
 
 # -- outages -------------------------------------------------------------------------------------
