@@ -57,6 +57,7 @@ class Feeder:
             order of suggestions is then that of a serial search); None: as few as keep all slots
             busy, judged by how long trials took.
         token: Names this feeder; made up when None.
+        lease_s: Seconds without a sign of life after which another feeder takes over.
         clock: Now, in UTC.
         wait: Waits on an event for some seconds.
     """
@@ -68,6 +69,7 @@ class Feeder:
         *,
         ahead: int | None = None,
         token: str | None = None,
+        lease_s: float = LEASE_SECONDS,
         clock: Callable[[], datetime] = _utc_now,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
@@ -77,6 +79,7 @@ class Feeder:
         self._name = study
         self._ahead = ahead
         self._token = token or f"feeder-{secrets.token_hex(8)}"
+        self._lease_s = lease_s
         self._clock = clock
         self._wait = wait
         self._view = StudyView(store, study)
@@ -134,7 +137,7 @@ class Feeder:
         if not self._holds_lease():
             self.pause = STANDBY_PAUSE
             return True
-        if self._is_due("expired", LEASE_SECONDS / 10):
+        if self._is_due("expired", self._lease_s / 10):
             self._store.release_expired()
         before = self._stand()
         rule_wants_reports = dict(study.spec.pruner) != {"name": "none"}
@@ -162,8 +165,8 @@ class Feeder:
         elif self._clock() < self._timers["lease"]:
             return True
         asked_at = self._clock()
-        if self._store.acquire_feeder(self._name, self._token, LEASE_SECONDS):
-            self._timers["lease"] = asked_at + timedelta(seconds=LEASE_SECONDS / 3)
+        if self._store.acquire_feeder(self._name, self._token, self._lease_s):
+            self._timers["lease"] = asked_at + timedelta(seconds=self._lease_s / 3)
             return True
         self._timers.pop("lease", None)
         return False
@@ -308,6 +311,7 @@ def feed_all(
     *,
     only: str | None = None,
     ahead: int | None = None,
+    lease_s: float = LEASE_SECONDS,
     clock: Callable[[], datetime] = _utc_now,
     wait: Callable[[threading.Event, float], object] = threading.Event.wait,
 ) -> None:
@@ -327,7 +331,8 @@ def feed_all(
                 alive = {s.name for s in store.list_studies() if s.state not in OVER}
                 wanted = alive if only is None else alive & {only}
                 feeders = {
-                    name: feeders.get(name) or Feeder(store, name, ahead=ahead, clock=clock)
+                    name: feeders.get(name)
+                    or Feeder(store, name, ahead=ahead, lease_s=lease_s, clock=clock)
                     for name in sorted(wanted)
                 }
         for name, feeder in list(feeders.items()):

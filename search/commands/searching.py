@@ -24,6 +24,7 @@ from search.options import (
     option,
     study_options,
 )
+from trials.store import HEARTBEAT_SECONDS, LEASE_SECONDS
 
 if TYPE_CHECKING:
     from trials.store import TrialStore
@@ -34,6 +35,13 @@ output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
     help="Folder for figures and logs; each study has its own inside.",
 )  # fmt: skip
+lease_option = option(
+    "--lease",
+    type=click.FloatRange(min=0, min_open=True),
+    default=LEASE_SECONDS,
+    metavar="SECONDS",
+    help="Time without a sign of life until others take over.",
+)
 
 
 @click.command()
@@ -100,14 +108,15 @@ def launch(
 @click.command()
 @option("--study", help="Feed this study only; none: every study.")
 @ahead_option
+@lease_option
 @mongo_option
-def feed(study: str | None, ahead: int | None, mongo: str | None) -> None:
+def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
     from search.feeder import feed_all
 
     with opened(mongo) as store, _stop_on_signals() as stop:
         click.echo("feeding; Ctrl-C ends it", err=True)
-        feed_all(store, stop, only=study, ahead=ahead)
+        feed_all(store, stop, only=study, ahead=ahead, lease_s=lease)
 
 
 @click.command()
@@ -126,11 +135,19 @@ def feed(study: str | None, ahead: int | None, mongo: str | None) -> None:
     metavar="MODULE:FUNCTION",
     help="Also run this objective of your own; may be repeated.",
 )
+@lease_option
+@option(
+    "--heartbeat",
+    type=click.FloatRange(min=0, min_open=True),
+    default=HEARTBEAT_SECONDS,
+    metavar="SECONDS",
+    help="Time between two signs of life, and how soon pause and cancel are seen.",
+)
 @click.option("--with-parent", type=int, hidden=True, help="Leave when this process is gone.")
 @mongo_option
 def worker(
     studies: tuple[str, ...], slots: str, device: str, allowed: tuple[str, ...],
-    with_parent: int | None, mongo: str | None,
+    lease: float, heartbeat: float, with_parent: int | None, mongo: str | None,
 ) -> None:  # fmt: skip
     """Pull trials from the queue and run them, until told to stop."""
     from search.launch import DEFAULT_OBJECTIVE
@@ -147,6 +164,8 @@ def worker(
             studies=studies or None,
             # Workers of `run` have no other search to wait for.
             exit_when_done=studies if with_parent is not None else (),
+            lease_s=lease,
+            heartbeat_s=heartbeat,
         )
 
 
