@@ -18,7 +18,7 @@ import click
 from search.launch import Request
 
 if TYPE_CHECKING:
-    from trials.store import TrialStore
+    from trials.mongo_store import MongoStore
 
 CONFIG_FILE = "larnn-search.toml"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -148,11 +148,11 @@ def defaults_from_file(commands: Mapping[str, click.Command]) -> dict[str, dict[
 
 
 @contextmanager
-def opened(mongo: str | None) -> Iterator[TrialStore]:
+def opened(mongo: str | None, *, any_schema: bool = False) -> Iterator[MongoStore]:
     """The store that ``--mongo``, the environment, or the private server stands for."""
     from trials.connect import connect
 
-    with connect(uri_from_option(mongo)) as store:
+    with connect(uri_from_option(mongo), any_schema=any_schema) as store:
         yield store
 
 

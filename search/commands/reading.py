@@ -1,4 +1,4 @@
-"""Commands that only look: status, studies, trials, show, best."""
+"""Commands that only look: status, studies, trials, show, logs, best."""
 
 from __future__ import annotations
 
@@ -95,6 +95,25 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_argument
+@number_argument
+@mongo_option
+def logs(study: str, number: int, mongo: str | None) -> None:
+    """Print what a trial's latest attempt wrote to its output."""
+    from trials.store import LOG
+
+    with opened(mongo) as store:
+        trial = store.get_trial(study, number)
+        log = store.load_blob(study, number, LOG)
+    if log is None:
+        raise click.ClickException(
+            f"trial {number} of {study} ({trial.state}) has kept no output: it is kept when an "
+            "attempt ends, if there is any"
+        )
+    click.echo(log.decode("utf-8", "replace"), nl=False)
+
+
+@click.command()
+@study_argument
 @click.option(
     "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many."
 )
@@ -118,7 +137,7 @@ def best(study: str, count: int, mongo: str | None, as_json: bool) -> None:
         screens.print_best(found, ranked)
 
 
-COMMANDS = (status, studies, trials, show, best)
+COMMANDS = (status, studies, trials, show, logs, best)
 
 
 def print_json(value: Any) -> None:
