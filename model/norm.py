@@ -123,14 +123,6 @@ class StepBatchNorm(nn.Module):
 
         return normalise
 
-    def measured(self, moments: list[tuple[Tensor, Tensor, int]]) -> None:
-        """Take what the fused kernel measured in this pass, for `close` to learn.
-
-        Args:
-            moments: Mean ``[H]``, unbiased variance ``[H]`` and time step, in order of time.
-        """
-        self._moments = moments
-
     def _shift(self, value: Tensor) -> Tensor:
         return torch.zeros_like(value) if self.bias is None else self.bias.expand_as(value)
 
@@ -177,16 +169,28 @@ class StepBatchNorm(nn.Module):
     @torch.no_grad()
     def close(self, span: Span) -> None:
         """End a pass: in training, learn the moments it measured."""
-        moments = [entry for entry in self._moments if entry[2] < MAX_STEPS]
-        self._moments = []
-        if not (span.training and moments):
+        moments, self._moments = self._moments, []
+        if span.training and moments:
+            means, variances, steps = zip(*moments, strict=True)
+            self.learn(steps[0], torch.stack(means), torch.stack(variances))
+
+    @torch.no_grad()
+    def learn(self, first: int, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics towards what was measured.
+
+        Args:
+            first: Time step of the first row.
+            mean: Of successive time steps, ``[steps, H]``.
+            var: Unbiased, as ``mean``.
+        """
+        end = min(first + len(mean), MAX_STEPS)
+        if end <= first:
             return
-        first, end = moments[0][2], moments[-1][2] + 1
         self._grow(end)
         seen = self.updates[first:end]
         pull = (1.0 / (seen + 1)).clamp_min(MOMENTUM).to(self.running_mean.dtype)[:, None]
-        self.running_mean[first:end].lerp_(torch.stack([m for m, _, _ in moments]), pull)
-        self.running_var[first:end].lerp_(torch.stack([v for _, v, _ in moments]), pull)
+        self.running_mean[first:end].lerp_(mean[: end - first], pull)
+        self.running_var[first:end].lerp_(var[: end - first], pull)
         seen += 1
 
     def _grow(self, steps: int) -> None:

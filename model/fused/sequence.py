@@ -87,8 +87,8 @@ def run_sequence(
     Args:
         config: Activation, heads, window, norms.
         weights: Of the layer.
-        norms: Of keys, values, attention, cell, hidden state. Batch norms that measure this batch are
-            left ready for their `close`.
+        norms: Of keys, values, attention, cell, hidden state. In training, batch norms learn what
+            this batch measured.
         inputs: ``[T, B, I]``.
         hidden: ``[B, H]``.
         queue: Oldest first, ``[R, B, H]`` with ``1 <= R <= window_size``.
@@ -141,7 +141,7 @@ def run_sequence(
         for site, norm in enumerate(norms):
             table, flags = moments[site], measured[site]
             if isinstance(norm, StepBatchNorm) and table is not None and flags is not None:
-                _hand_over(norm, table, flags, _steps(site, span), span)
+                _learn(norm, table, flags, _steps(site, span), span)
     return output, cells
 
 
@@ -173,18 +173,16 @@ def _moments(norm: StepBatchNorm, steps: range, span: Span) -> tuple[Tensor, Ten
     return torch.stack([mean, inverse], dim=1), measured.to(torch.uint8)
 
 
-def _hand_over(
+def _learn(
     norm: StepBatchNorm, moments: Tensor, measured: Tensor, steps: range, span: Span
 ) -> None:
-    """Give the norm what the batch measured, for its running statistics."""
-    counts = torch.tensor([span.running[max(step, 0)] for step in steps], dtype=moments.dtype)
-    mean, inverse = moments.unbind(1)
+    """Let the norm learn what the batch measured; cells of earlier calls were counted there."""
+    rows = [row for row, flag in enumerate(measured.tolist()) if flag and steps[row] >= 0]
+    if not rows:
+        return
+    # Sequences only ever end: the measured steps follow one another.
+    first, end = rows[0], rows[-1] + 1
+    mean, inverse = moments[first:end].unbind(1)
+    counts = torch.tensor(span.running[steps[first] : steps[end - 1] + 1], dtype=mean.dtype)
     var = (inverse**-2 - EPSILON).clamp_min(0) * (counts / (counts - 1))[:, None]
-    first = int(span.first[0])
-    norm.measured(
-        [
-            (mean[row], var[row], first + step)
-            for row, step in enumerate(steps)
-            if step >= 0 and measured[row]
-        ]
-    )
+    norm.learn(int(span.first[0]) + steps[first], mean, var)

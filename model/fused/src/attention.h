@@ -2,6 +2,9 @@
 #pragma once
 #include "problem.h"
 
+// Windows of a batch do not fit the cache, and each head's is too short a run for the processor to see
+// it coming: while one head is computed, rows `ahead` of it (the next head's) are fetched.
+
 // Features of a head are taken a few at a time, so that they stay in registers.
 template <class Work> void in_chunks(int64_t features, const Work& work) {
   int64_t d = 0;
@@ -16,7 +19,8 @@ template <class Work> void in_chunks(int64_t features, const Work& work) {
 
 // scores[j] = sum over d of vector[d] rows[j][d]
 template <class T>
-void dot_rows(const T* vector, const T* rows, int64_t count, int64_t D, T* scores) {
+void dot_rows(const T* vector, const T* rows, int64_t count, int64_t D, T* scores,
+              int64_t ahead) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   in_chunks(D, [&](int64_t d, auto size) {
     constexpr int C = decltype(size)::value;
@@ -27,7 +31,10 @@ void dot_rows(const T* vector, const T* rows, int64_t count, int64_t D, T* score
       for (int64_t j = 0; j < count; ++j, row += D * L) {
         Vec<T> sum = d == 0 ? Vec<T>{} : *vectors(scores + j * L + i);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sum += u[c] * *vectors(row + c * L);
+        for (int c = 0; c < C; ++c) {
+          __builtin_prefetch(row + c * L + ahead, 0, 2);
+          sum += u[c] * *vectors(row + c * L);
+        }
         *vectors(scores + j * L + i) = sum;
       }
     }
@@ -36,7 +43,8 @@ void dot_rows(const T* vector, const T* rows, int64_t count, int64_t D, T* score
 
 // result[d] = sum over j of weights[j] rows[j][d]; even and odd rows apart, for two chains of sums.
 template <class T>
-void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* result) {
+void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* result,
+              int64_t ahead = 0) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   in_chunks(D, [&](int64_t d, auto size) {
     constexpr int C = decltype(size)::value;
@@ -47,9 +55,15 @@ void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* resu
       for (; j + 2 <= count; j += 2, row += 2 * D * L) {
         const Vec<T> w0 = *vectors(weights + j * L + i), w1 = *vectors(weights + (j + 1) * L + i);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) even[c] += w0 * *vectors(row + c * L);
+        for (int c = 0; c < C; ++c) {
+          __builtin_prefetch(row + c * L + ahead, 0, 2);
+          even[c] += w0 * *vectors(row + c * L);
+        }
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) odd[c] += w1 * *vectors(row + (D + c) * L);
+        for (int c = 0; c < C; ++c) {
+          __builtin_prefetch(row + (D + c) * L + ahead, 0, 2);
+          odd[c] += w1 * *vectors(row + (D + c) * L);
+        }
       }
       if (j < count) {
         const Vec<T> w = *vectors(weights + j * L + i);
@@ -62,7 +76,8 @@ void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* resu
 
 // keys[j][d] += by_key[j] query[d] and values[j][d] += by_value[j] mixed[d]
 template <class T>
-void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows) {
+void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows,
+                 int64_t ahead) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   in_chunks(D, [&](int64_t d, auto size) {
     constexpr int C = decltype(size)::value;
@@ -73,7 +88,10 @@ void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows
       for (int64_t j = 0; j < count; ++j, row += D * L) {
         const Vec<T> w = *vectors(by + j * L + i);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) *vectors(row + c * L) += w * u[c];
+        for (int c = 0; c < C; ++c) {
+          __builtin_prefetch(row + c * L + ahead, 1, 2);
+          *vectors(row + c * L) += w * u[c];
+        }
       }
     }
   });

@@ -27,9 +27,11 @@ template <class T> struct Backward : Worker<T> {
   T *memory;             // a cell's keys and values before their norms, activated
   T* head;               // query, mixed, and the gradients of query and mixed, [4][D][lane]
   // Panels of the latest steps, until their share of the matrices' gradients is taken.
-  int64_t kept, waiting = 0;
-  T *d_asked, *inputs, *d_attended, *attention, *d_memory;  // [kept][block]...
+  int64_t kept, waiting = 0, cells_waiting = 0;
+  T *d_asked, *inputs, *d_attended, *attention, *d_memories;  // [kept][block]...
   const T **d_asked_at, **d_gates_at, **inputs_at, **d_attended_at, **mixed_at, **attention_at;
+  const T **d_memory_at, **cell_at;
+  T* tiles;
 
   Backward(const Plan<T>& plan, const PackedBack<T>& packed, const Exchange<T>& exchange,
            Barrier& barrier, int thread, T* d_keys, T* d_values)
@@ -51,8 +53,10 @@ template <class T> struct Backward : Worker<T> {
     inputs = arena.take<T>(kept * width * (plan.I + H) * L);
     d_attended = arena.take<T>(kept * panel);
     attention = arena.take<T>(kept * panel);
-    d_memory = arena.take<T>(2 * panel);
-    for (auto list : {&d_asked_at, &d_gates_at, &inputs_at, &d_attended_at, &mixed_at, &attention_at})
+    d_memories = arena.take<T>(kept * 2 * panel);
+    tiles = arena.take<T>(outer_scratch(std::max(plan.I + H, H), kept, width) / sizeof(T));
+    for (auto list : {&d_asked_at, &d_gates_at, &inputs_at, &d_attended_at, &mixed_at,
+                      &attention_at, &d_memory_at, &cell_at})
       *list = arena.take<const T*>(kept);
     lay_out_gradients(arena);
   }
@@ -88,8 +92,9 @@ template <class T> struct Backward : Worker<T> {
       std::fill_n(d_hidden, blocks * panel(), T(0));
       std::fill_n(d_cell, blocks * panel(), T(0));
       for (int64_t t = plan.T_ - 1; t >= 0; --t) step(t);
-      if (waiting) take_matrix_gradients();
       finish();
+      take_matrix_gradients();
+      take_memory_gradients();
     });
   }
 
@@ -273,9 +278,10 @@ template <class T> struct Backward : Worker<T> {
       std::fill_n(to_keys, count * D * L, T(0));
       std::fill_n(to_values, count * D * L, T(0));
     }
+    const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T *weights = this->scores[0], *d_scores = this->scores[1];
-    dot_rows(query, keys, count, D, weights);
-    dot_rows(d_head, values, count, D, d_scores);
+    dot_rows(query, keys, count, D, weights, ahead);
+    dot_rows(d_head, values, count, D, d_scores, ahead);
     const T* softmax = plan.softmax + ((t * plan.blocks + block) * N + n) * 2 * L;
     for (int p = 0; p < kPieces; ++p)
       for (int64_t j = 0; j < count; ++j) {
@@ -286,8 +292,8 @@ template <class T> struct Backward : Worker<T> {
         *vectors(d_scores + at) = weight * (*vectors(d_scores + at) - shared[p]);
       }
     mix_rows(d_scores, keys, count, D, d_asked);
-    spread_rows(d_scores, query, count, D, to_keys);
-    spread_rows(weights, d_head, count, D, to_values);
+    spread_rows(d_scores, query, count, D, to_keys, ahead);
+    spread_rows(weights, d_head, count, D, to_values, ahead);
     for (int64_t d = 0; d < D; ++d)
       for (int i = 0; i < L; i += W)
         *vectors(d_query + (d * N + n) * L + i) = *vectors(d_asked + d * L + i) * scale;
@@ -347,12 +353,17 @@ template <class T> struct Backward : Worker<T> {
   void take_matrix_gradients() {
     const int64_t H = plan.H;
     outer_product<T>(total.input_hidden, plan.I + H, {d_asked_at, 5 * panel()}, 5 * H,
-                     {inputs_at, wide()}, plan.I + H, waiting, range.blocks);
+                     {inputs_at, wide()}, plan.I + H, waiting, range.blocks, tiles);
     outer_product<T>(total.gates, H, {d_gates_at, 5 * panel()}, 4 * H, {attention_at, panel()}, H,
-                     waiting, range.blocks);
+                     waiting, range.blocks, tiles);
     outer_product<T>(total.attended, H, {d_attended_at, panel()}, H, {mixed_at, saved()}, H,
-                     waiting, range.blocks);
+                     waiting, range.blocks, tiles);
     waiting = 0;
+  }
+  void take_memory_gradients() {
+    outer_product<T>(total.memory, plan.H, {d_memory_at, 2 * panel()}, 2 * plan.H,
+                     {cell_at, panel()}, plan.H, cells_waiting, range.blocks, tiles);
+    cells_waiting = 0;
   }
 
   void add_lanes(Vec<T>* sums, const T* panels, int64_t step, int64_t rows) {
@@ -372,7 +383,9 @@ template <class T> struct Backward : Worker<T> {
           std::copy_n(store + plan.run(range.first + b, n, row) + d * L, L,
                       panels + (b * 2 + (site == kValue)) * panel() + (d * plan.N + n) * L);
   }
+  T* d_memory_panel() const { return d_memories + cells_waiting * range.blocks * 2 * panel(); }
   void open_memory(int64_t row) {
+    T* d_memory = d_memory_panel();
     this->at_step(std::max<int64_t>(0, row - plan.R + 1));
     gather(d_memory, d_keys, row, kKey);
     gather(d_memory, d_values, row, kValue);
@@ -392,6 +405,7 @@ template <class T> struct Backward : Worker<T> {
     }
   }
   void close_memory(int64_t row) {
+    T* d_memory = d_memory_panel();
     this->at_step(std::max<int64_t>(0, row - plan.R + 1));
     for (int site : {kKey, kValue}) {
       const int64_t part = site == kValue ? panel() : 0;
@@ -406,11 +420,11 @@ template <class T> struct Backward : Worker<T> {
               slope<T, decltype(a)::value>(*vectors(before + i), *vectors(memory + i));
       });
     add_lanes(total.memory_bias, d_memory, 2 * panel(), 2 * plan.H);
-    const T *left = d_memory, *right = plan.cell(row, range.first);
-    outer_product<T>(total.memory, plan.H, {&left, 2 * panel()}, 2 * plan.H, {&right, panel()},
-                     plan.H, 1, range.blocks);
     product(packed.memory, plan.H, 2 * plan.H, d_memory, 2 * panel(), d_cell, panel(),
             range.blocks, Begin::kAdd);
+    d_memory_at[cells_waiting] = d_memory;
+    cell_at[cells_waiting] = plan.cell(row, range.first);
+    if (++cells_waiting == kept) take_memory_gradients();
   }
 
   void finish() {  // the state at the start

@@ -131,11 +131,12 @@ template <class T> struct Forward : Worker<T> {
       this->age(kValue, values, count, n, this->aged[1]);
       keys = this->aged[0], values = this->aged[1];
     }
+    const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T* scores = this->scores[0];
     T* softmax = plan.softmax + ((t * plan.blocks + block) * plan.N + n) * 2 * L;
-    dot_rows(head, keys, count, D, scores);
+    dot_rows(head, keys, count, D, scores, ahead);
     soften(scores, count, softmax);
-    mix_rows(scores, values, count, D, head + D * L);
+    mix_rows(scores, values, count, D, head + D * L, ahead);
     for (int64_t d = 0; d < D; ++d)
       for (int i = 0; i < L; i += W)
         *vectors(saved + 5 * panel() + (d * plan.N + n) * L + i) =

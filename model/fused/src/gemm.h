@@ -90,19 +90,31 @@ template <class T> struct Panels {
   int64_t block_step;
 };
 
-// gradient[r][c] += sum over steps, blocks and lanes of a[r] b[c]: register tiles whose lanes are summed
-// once for all steps. Rows and columns past the end are read (buffers are padded) and left out.
+inline int64_t outer_scratch(int64_t columns, int64_t steps, int64_t blocks) {
+  return (columns + kGradCols - 1) / kGradCols * kGradCols * steps * blocks * kBlockBytes;
+}
+
+// gradient[r][c] += sum over steps, blocks and lanes of a[r] b[c]: register tiles whose lanes are
+// summed once for all steps. `b` is first copied tile by tile, as it will be read again and again.
+// Rows and columns past the end are read (buffers are padded) and left out.
 template <class T>
 void outer_product(T* gradient, int64_t leading, const Panels<T>& a, int64_t rows,
-                   const Panels<T>& b, int64_t columns, int64_t steps, int64_t blocks) {
+                   const Panels<T>& b, int64_t columns, int64_t steps, int64_t blocks, T* tiles) {
   constexpr int W = kWidth<T>, L = kLanes<T>, R = kRows, C = kGradCols;
+  const int64_t tile_size = steps * blocks * C * L;
+  for (int64_t s = 0; s < steps; ++s)
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t column = 0; column < columns; column += C)
+        for (int i = 0; i < C * L; i += W)
+          *vectors(tiles + column / C * tile_size + (s * blocks + block) * C * L + i) =
+              *vectors(b.at[s] + block * b.block_step + column * L + i);
   for (int64_t row = 0; row < rows; row += R)
     for (int64_t column = 0; column < columns; column += C) {
       Vec<T> sums[R][C] = {};
+      const T* right = tiles + column / C * tile_size;
       for (int64_t s = 0; s < steps; ++s)
-        for (int64_t block = 0; block < blocks; ++block) {
+        for (int64_t block = 0; block < blocks; ++block, right += C * L) {
           const T* left = a.at[s] + block * a.block_step + row * L;
-          const T* right = b.at[s] + block * b.block_step + column * L;
 #pragma GCC unroll 8
           for (int p = 0; p < kPieces; ++p) {
             Vec<T> v[C];
@@ -116,8 +128,11 @@ void outer_product(T* gradient, int64_t leading, const Panels<T>& a, int64_t row
             }
           }
         }
-      for (int r = 0; r < R && row + r < rows; ++r)
-        for (int c = 0; c < C && column + c < columns; ++c)
-          gradient[(row + r) * leading + column + c] += sum_lanes<T>(sums[r][c]);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c)
+          if (row + r < rows && column + c < columns)
+            gradient[(row + r) * leading + column + c] += sum_lanes<T>(sums[r][c]);
     }
 }

@@ -133,6 +133,7 @@ template <class T> struct Plan {
   int64_t run(int64_t block, int64_t head, int64_t row) const {
     return ((block * N + head) * keys + row) * D * L;
   }
+  int64_t head_step() const { return keys * D * L; }
   int64_t oldest(int64_t t) const { return std::max<int64_t>(0, R + t - K); }
 
   static constexpr int64_t kFree = 4;

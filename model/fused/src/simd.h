@@ -37,12 +37,22 @@ template <class T> inline const Vec<T>* vectors(const T* values) {
   return reinterpret_cast<const Vec<T>*>(values);
 }
 template <class T> inline Vec<T> all(T value) { return value - Vec<T>{}; }
+template <class T, int N> inline T sum_of(const T* values) {
+  if constexpr (N == 1) {
+    return values[0];
+  } else {  // a vector of half the width: the compiler keeps all of this in registers
+    typedef T Half __attribute__((vector_size(N / 2 * sizeof(T)), may_alias, aligned(sizeof(T))));
+    const Half sum = *reinterpret_cast<const Half*>(values) +
+                     *reinterpret_cast<const Half*>(values + N / 2);
+    T folded[N / 2];
+    std::memcpy(folded, &sum, sizeof folded);
+    return sum_of<T, N / 2>(folded);
+  }
+}
 template <class T> inline T sum_lanes(Vec<T> v) {
-  T total[kWidth<T>];
-  std::memcpy(total, &v, sizeof v);
-  for (int half = kWidth<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) total[i] += total[i + half];
-  return total[0];
+  T values[kWidth<T>];
+  std::memcpy(values, &v, sizeof values);
+  return sum_of<T, kWidth<T>>(values);
 }
 
 // exp by x = n ln 2 + r: a Taylor polynomial in |r| <= ln(2)/2, then n added to the exponent. Beyond
