@@ -83,14 +83,18 @@ def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool
 def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
     """Show one trial: settings, reports, failures, and the command that repeats it."""
     from search import results, screens
+    from search.repeat import repeat_command
 
     with opened(mongo) as store:
         found = store.get_study(study)
         trial = store.get_trial(study, number)
+    repeat = repeat_command(found, trial)
     if as_json:
-        print_json(results.to_json_row(trial, with_reports=True))
+        print_json({**results.to_json_row(trial, with_reports=True), "repeat": repeat})
     else:
         screens.print_trial(found, trial)
+        # Not through a table: it is to be copied as one line.
+        click.echo(f"\nRepeat it, without the database:\n{repeat}")
 
 
 @click.command()
