@@ -65,8 +65,9 @@ def complete(study: Study, given: Mapping[str, Any]) -> dict[str, Any]:
             )
     chosen = {name: value for name, value in given.items() if name not in fixed}
     sampled = _sampled(space, chosen)
-    _check_names(space, chosen, sampled)
-    values = {row.name: _value(row, sampled) for row in _active(space, sampled)}
+    _check_names(space, chosen)
+    values = {row.name: _value(row, sampled) for row in space.rows if row.name in sampled}
+    _check_complete(space, values)
     params = {**space.complete(values), **study.spec.fixed}
     if study.spec.objective == DEFAULT_OBJECTIVE:
         TrialConfig.from_params(params)
@@ -83,20 +84,19 @@ def _sampled(space: Space, chosen: Mapping[str, Any]) -> dict[str, Any]:
         return dict(chosen)  # a missing one is told by its own name
 
 
-def _active(space: Space, sampled: Mapping[str, Any]) -> list[Parameter]:
-    return [row for row in space.rows if space.is_active(row, sampled)]
-
-
-def _check_names(space: Space, chosen: Mapping[str, Any], sampled: Mapping[str, Any]) -> None:
+def _check_names(space: Space, chosen: Mapping[str, Any]) -> None:
     known = tuple(dict.fromkeys([*(row.name for row in space.rows), *space.example()]))
     for name in chosen:
         if name not in known:
             raise ValueError(f"unknown parameter {name!r}; {did_you_mean(name, known)}")
-    active = {row.name for row in _active(space, sampled)}
+
+
+def _check_complete(space: Space, values: Mapping[str, Any]) -> None:
     for row in space.rows:
-        if row.name in active and row.name not in sampled:
+        is_active = space.is_active(row, values)
+        if is_active and row.name not in values:
             raise ValueError(f"parameter {row.name!r} is missing; it is searched in this study")
-        if row.name in sampled and row.name not in active:
+        if row.name in values and not is_active:
             told = ", ".join(f"{name} = {value!r}" for name, value in row.when.items())
             raise ValueError(f"parameter {row.name!r} has a use only when {told}: leave it out")
 
