@@ -80,8 +80,8 @@ def _sampled(space: Space, chosen: Mapping[str, Any]) -> dict[str, Any]:
         return dict(chosen)
     try:
         return DERIVATIONS[space.derive].backward(dict(chosen), space)
-    except KeyError:
-        return dict(chosen)  # a missing one is told by its own name
+    except (KeyError, TypeError, ValueError):
+        return dict(chosen)  # what is missing or unfit is told by its own name
 
 
 def _check_names(space: Space, chosen: Mapping[str, Any]) -> None:

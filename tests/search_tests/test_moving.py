@@ -124,7 +124,7 @@ def test_enqueue_takes_json_and_files(database, larnn, tmp_path):
         "{'rate': 1}": "--params is not JSON",
         "[1]": "--params takes settings",
         "@nowhere.json": "cannot read nowhere.json",
-        '{"rate": 7}': "'layers' is missing",
+        '{"rate": 0.7}': "'layers' is missing",
     }.items():
         assert words in larnn("enqueue", "s", "--params", params, status=2)
 
