@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trials.embedded import embedded_server
+from trials.embedded import embedded_server, revive
 from trials.errors import InvalidValueError
 from trials.mongo_store import MongoStore
 
@@ -48,13 +50,26 @@ def connect(
         )
     chosen = uri or os.environ.get(URI_VARIABLE)
     with contextlib.ExitStack() as stack:
+        pause: Callable[[float], object] = time.sleep
         if chosen is None or not chosen.strip():
             address, password = stack.enter_context(embedded_server(state_dir)), None
+            pause = functools.partial(_pause, state_dir)
         else:
             address, password = chosen.strip(), password_for(chosen.strip())
-        yield stack.enter_context(
-            MongoStore(address, retry_for_s=retry_for_s, password=password, any_schema=any_schema)
+        store = MongoStore(
+            address,
+            retry_for_s=retry_for_s,
+            password=password,
+            sleep=pause,
+            any_schema=any_schema,
         )
+        yield stack.enter_context(store)
+
+
+def _pause(state_dir: Path | str | None, seconds: float) -> None:
+    """Wait out an outage of the embedded server, and start it again should it be gone."""
+    time.sleep(seconds)
+    revive(state_dir)
 
 
 def has_password(uri: str) -> bool:

@@ -34,6 +34,7 @@ START_S = 60.0
 """A server that was killed first reads its journal."""
 STOP_S = 20.0
 POLL_S = 0.05
+LEAST_ROOM_BYTES = 2**25
 ANSWER_MS = 10_000
 LONGEST_SOCKET = 100
 """Bytes; the system allows 108, some 104."""
@@ -79,6 +80,19 @@ def embedded_server(state_dir: Path | str | None = None) -> Iterator[str]:
         finally:
             with folder.locked():
                 folder.leave(users)
+
+
+def revive(state_dir: Path | str | None = None) -> None:
+    """Start the folder's server again if it died under its users; nobody else does.
+
+    Raises:
+        ServerNotFoundError: If it does not start.
+        StoreUnavailableError: If the folder cannot be written, or its disk is full.
+    """
+    folder = _Folder.at(state_dir)
+    with folder.locked():
+        if folder.pid() is None:
+            folder.start()
 
 
 def start(state_dir: Path | str | None = None) -> ServerStatus:
@@ -194,7 +208,7 @@ class _Folder:
 
     def ensure_running(self) -> str:
         if (pid := self.pid()) is None:
-            self._start()
+            self.start()
         elif not self._answers():
             # A second mongod would take the first one's socket away before it notices the other.
             raise ServerNotFoundError(
@@ -263,7 +277,7 @@ class _Folder:
             self.socket_note.write_text(f"{tempfile.mkdtemp(prefix='larnn-')}/mongod.sock\n")
         return self.socket()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         program = find_mongod()
         try:
             socket = self._place_socket()
@@ -299,7 +313,8 @@ class _Folder:
                 f"`apt-get install libcurl4 libssl3`, or {CHOICES}"
             )
         told = self.log.read_text(errors="replace")[-20_000:] if self.log.exists() else ""
-        if "No space left" in told or "No space left" in output:
+        room = shutil.disk_usage(self.path).free  # a full disk takes no line of log any more
+        if room < LEAST_ROOM_BYTES or "No space left" in told + output:
             return self.unwritable(OSError(28, "the disk is full"))
         return ServerNotFoundError(
             f"mongod ended with status {code} instead of starting: see {self.log}, or {CHOICES}"

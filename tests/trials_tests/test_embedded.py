@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,7 +18,9 @@ from pymongo import MongoClient
 from trials import embedded
 from trials.connect import connect
 from trials.errors import ServerNotFoundError, StoreUnavailableError
+from trials.store import NewTrial
 from trials.study import StudySpec
+from trials.trial import Outcome, TrialState
 
 pytestmark = pytest.mark.mongo
 
@@ -64,6 +67,12 @@ def server_of(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a server for gone after less than a second, which is enough on one machine."""
+    monkeypatch.setattr("trials.mongo_base.FIRST_ANSWER_MS", 700)
+
+
 def test_it_listens_on_a_private_socket_and_nowhere_else(state_dir: Path) -> None:
     with embedded.embedded_server(state_dir) as uri:
         with MongoClient[dict[str, object]](uri) as client:
@@ -75,10 +84,7 @@ def test_it_listens_on_a_private_socket_and_nowhere_else(state_dir: Path) -> Non
         )
         pid = embedded.status(state_dir).pid
         assert pid is not None
-        listening = Path(f"/proc/{pid}/net/tcp").read_text() + "\n"
-        inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
-        tcp = [row.split()[9] for row in listening.splitlines()[1:] if row.strip()]
-        assert not {f"socket:[{inode}]" for inode in tcp} & inodes
+        assert psutil.Process(pid).net_connections("tcp") == []
         assert os.getsid(pid) != os.getsid(0)  # Ctrl-C goes to the terminal's session
     assert is_gone(pid)
 
@@ -120,6 +126,7 @@ def test_a_server_whose_user_was_killed_is_adopted_and_stopped(state_dir: Path) 
     assert embedded.status(state_dir).pid is None
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_was_killed_is_started_again(state_dir: Path) -> None:
     with connect(state_dir=state_dir) as store:
         store.create_study(StudySpec("s", "m:f", space={}))
@@ -156,6 +163,47 @@ def test_a_long_path_gets_its_socket_elsewhere(tmp_path: Path) -> None:
             assert store.list_studies() == []
     assert embedded.status(long).pid is None
     assert not socket.parent.exists()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_its_users_start_a_server_again_that_died_under_them(state_dir: Path) -> None:
+    with connect(state_dir=state_dir) as store:
+        store.create_study(StudySpec("s", "m:f", space={}))
+        pid = embedded.status(state_dir).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert store.get_study("s").name == "s"
+        assert embedded.status(state_dir).pid not in (None, pid)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk here")
+    yield disk
+    embedded.stop(disk)
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_disk_that_fills_up_is_named_and_nothing_is_lost(small_disk: Path) -> None:
+    with connect(state_dir=small_disk, retry_for_s=5) as store:
+        store.create_study(StudySpec("s", "m:f", space={}))
+        store.add_trials("s", None, 0, [NewTrial({"x": 1}, 1)])
+        trial = store.reserve("s", "w", "h", "t", 1000)
+        assert trial is not None
+        filler = small_disk / "filler"
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while file.write(bytes(2**20)):
+                file.flush()
+        with pytest.raises(StoreUnavailableError, match="disk"):
+            store.save_blob(trial.claim, "weights", os.urandom(2**25))
+        filler.unlink()
+        store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
+        assert store.counts("s")[TrialState.COMPLETE] == 1
 
 
 # -- what can go wrong ---------------------------------------------------------------------------
