@@ -180,7 +180,7 @@ def test_its_users_start_a_server_again_that_died_under_them(state_dir: Path) ->
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("no right to mount a small disk here")
     yield disk
@@ -242,7 +242,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_server_that_hangs_is_named(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "ANSWER_MS", 200)
+    monkeypatch.setattr(embedded, "ANSWER_S", 0.2)
     pid = embedded.start(state_dir).pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
