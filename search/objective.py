@@ -2,8 +2,8 @@
 
 ``train_larnn`` works unchanged in a plain `hyperopt.fmin`, and on the service, which gives it a
 `TrialContext`. The loss is the validation people's cross-entropy in the best epoch (see
-`model.training.fit` for why); accuracy is recorded beside it. Torch is imported when a trial
-starts.
+`model.training.fit` for why); accuracy is recorded beside it. Importing this module imports torch:
+a worker's child does so before its first reservation, so that no trial waits for it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from model import data as data_sets
 from model.config import TrialConfig
+from model.data import Dataset
+from model.evaluation import evaluate
+from model.training import DivergedError, Epoch, FitResult, fit
 from trials.errors import TrialRefusedError
 from trials.objective import TrialContext
-
-if TYPE_CHECKING:
-    from model.data import Dataset
-    from model.training import Epoch, FitResult
 
 
 def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) -> dict[str, Any]:
@@ -46,8 +46,6 @@ def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) 
     data = load_data(config)
     if context is not None:
         check_requirements(context.requirements, data)
-    from model.training import DivergedError
-
     try:
         result = _fit(config, data, context)
     except DivergedError as error:
@@ -72,8 +70,6 @@ def test_metrics(params: Mapping[str, Any], weights: bytes) -> dict[str, Any]:
     Raises:
         ValueError: If the weights are damaged or of other data.
     """
-    from model.evaluation import evaluate
-
     measured = evaluate(weights, load_data(config_of(params, None)), "test")
     return {f"test_{name}": value for name, value in measured.items()}
 
@@ -94,9 +90,7 @@ def load_data(config: TrialConfig) -> Dataset:
 
 @functools.lru_cache(maxsize=2)
 def _load(name: str, time_stride: int) -> Dataset:
-    from model import data
-
-    return data.load(name, time_stride)
+    return data_sets.load(name, time_stride)
 
 
 def check_requirements(requirements: Mapping[str, Any], data: Dataset) -> None:
@@ -114,8 +108,6 @@ def check_requirements(requirements: Mapping[str, Any], data: Dataset) -> None:
 
 
 def _fit(config: TrialConfig, data: Dataset, context: TrialContext | None) -> FitResult:
-    from model.training import fit
-
     if context is None:
         return fit(config, data)
 
