@@ -64,6 +64,11 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
             space = space.fix(name, value)
         else:
             fixed[name] = value
+    if not space.rows:
+        raise ValueError(
+            f"every parameter is fixed, so that space {space.name!r} leaves nothing to search: "
+            "drop a --fix"
+        )
     requirements: dict[str, Any] = {}
     if own:
         check_larnn(space, fixed)
