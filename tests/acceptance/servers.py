@@ -1,0 +1,159 @@
+"""A mongod that a test may kill, and a proxy before it whose connections a test may cut."""
+
+import contextlib
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from pymongo import MongoClient
+
+from trials.embedded import find_mongod
+
+START_SECONDS = 60
+CHUNK = 1 << 16
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Mongod:
+    """A server on a port of its own, this machine's only; keeps its data through a crash."""
+
+    def __init__(self, folder, *flags):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.log = self.folder.with_name(self.folder.name + ".log")
+        self._flags = flags
+        self._process = None
+
+    def start(self):
+        command = [find_mongod(), "--dbpath", self.folder, "--port", str(self.port)]
+        command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"]
+        command += ["--setParameter", "diagnosticDataCollectionEnabled=false", *self._flags]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._listens():
+            assert self._process.poll() is None, self.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, f"mongod does not listen: see {self.log}"
+            time.sleep(0.02)
+        return self
+
+    def _listens(self):
+        # It listens only once it has read its journal.
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def kill(self):
+        """As a power cut would: nothing is written any more."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self):
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def uri(self, options=""):
+        return f"mongodb://{self.address}/larnn_search?{options}"
+
+    def client(self, **options):
+        return MongoClient(self.uri("directConnection=true"), tz_aware=True, **options)
+
+
+class Proxy:
+    """Passes TCP connections on to a server, until they are cut or fall silent."""
+
+    def __init__(self, port):
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open = threading.Event()
+        self._flows = threading.Event()
+        self._sockets = set()
+        self._lock = threading.Lock()
+        self.mend()
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    def uri(self, options=""):
+        return f"mongodb://127.0.0.1:{self.port}/larnn_search?directConnection=true&{options}"
+
+    def mend(self):
+        self._open.set()
+        self._flows.set()
+
+    def cut(self):
+        """End all connections, in the midst of whatever they say, and take no new ones."""
+        self._open.clear()
+        self._drop()
+
+    def silence(self):
+        """Let nothing through; the connections stay, as when a cable is pulled."""
+        self._flows.clear()
+
+    def close(self):
+        self._open.clear()
+        self._listener.close()
+        self._drop()
+        self._flows.set()
+
+    def _drop(self):
+        with self._lock:
+            dropped, self._sockets = self._sockets, set()
+        for connection in dropped:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._target, 5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._sockets |= {client, server}
+            if not self._open.is_set():
+                self._drop()
+                continue
+            for one, other in ((client, server), (server, client)):
+                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _pass_on(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(CHUNK):
+                self._flows.wait()
+                sink.sendall(data)
+        with self._lock:
+            self._sockets -= {source, sink}
+        for connection in (source, sink):
+            # Before close: it wakes the other thread out of its recv.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

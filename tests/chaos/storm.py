@@ -1,0 +1,158 @@
+"""Breaks things at random, one after the other, and mends those that do not mend themselves."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+from tests.chaos.observer import Observer
+from tests.chaos.service import LEASE_SECONDS, Service
+from trials.mongo_store import MongoStore
+
+TICK_SECONDS = 0.1
+LOOK_SECONDS = 0.5
+STUCK_SECONDS = 90
+"""Without one more finished trial for so long, the service is stuck."""
+DECK = {
+    "kill_child": 4,
+    "kill_worker": 3,
+    "pause_worker": 3,
+    "cut_connections": 2,
+    "silence_connections": 2,
+    "kill_mongod": 2,
+    "kill_feeder": 1,
+}
+
+
+class Storm:
+    def __init__(self, service, seed):
+        self._service = service
+        self._random = random.Random(seed)
+        self._deck = []
+        self._repairs = []
+        self._down = set()
+        self.torments = Counter()
+
+    def torment(self):
+        """One more misfortune; all kinds come in a shuffled order before any comes again."""
+        if not self._deck:
+            self._deck = [name for name, times in DECK.items() for _ in range(times)]
+            self._random.shuffle(self._deck)
+        name = self._deck.pop()
+        getattr(self, name)()
+        self.torments[name] += 1
+
+    def mend(self, all_of_it=False):
+        """Undo what has lasted long enough."""
+        now = time.monotonic()
+        due = [repair for at, repair in self._repairs if all_of_it or at <= now]
+        self._repairs = [(at, r) for at, r in self._repairs if not (all_of_it or at <= now)]
+        for repair in due:
+            repair()
+
+    def _later(self, shortest, longest, repair):
+        pause = self._random.uniform(shortest, longest)
+        self._repairs.append((time.monotonic() + pause, repair))
+
+    def kill_child(self):
+        worker = self._random.choice(self._service.workers)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in self._service.children(worker):
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_worker(self):
+        self._random.choice(self._service.workers).kill()
+
+    def kill_feeder(self):
+        self._random.choice(self._service.feeders).kill()
+
+    def pause_worker(self):
+        worker = self._random.choice(self._service.workers)
+        worker.send_signal(signal.SIGSTOP)
+        wake = lambda: worker.send_signal(signal.SIGCONT)  # noqa: E731  # it has no name elsewhere
+        self._later(1.2 * LEASE_SECONDS, 2 * LEASE_SECONDS, wake)
+
+    def cut_connections(self):
+        self._service.proxy.cut()
+        self._later(0.1, 3, self._service.proxy.mend)
+
+    def silence_connections(self):
+        self._service.proxy.silence()
+        self._later(0.5, 1.5 * LEASE_SECONDS, self._service.proxy.mend)
+
+    def kill_mongod(self):
+        if "mongod" in self._down:
+            return
+        self._service.mongod.kill()
+        self._down.add("mongod")
+        self._later(0.1, 3, self._start_mongod)
+
+    def _start_mongod(self):
+        self._service.mongod.start()
+        self._down.clear()
+
+    def next_at(self):
+        return time.monotonic() + self._random.uniform(0.3, 3)
+
+
+def run(folder, seconds, max_trials, seed, say=lambda line: None):
+    """Break things for ``seconds``, then let all come to rest; what happened, in numbers.
+
+    Raises:
+        AssertionError: If something was lost, done twice, wrong, stuck, or left running.
+    """
+    with Service(folder) as service, MongoStore(service.mongod.uri(), retry_for_s=1) as store:
+        storm, observer = Storm(service, seed), Observer(store, max_trials)
+        observer.launch()
+        _storm(service, storm, observer, seconds, say)
+        storm.mend(all_of_it=True)
+        say("the storm is over")
+        _wait_for(lambda: _all_over(service, observer), observer)
+        assert service.leave() == [0] * 8, service.log.read_text()[-3000:]
+        assert service.running() == []
+        store.sweep_blobs()
+        names = store.database["blobs.files"].distinct("_id")
+        assert [name for name in names if "/checkpoint/" in name] == []
+    refused = service.log.read_text().count("its result counts no more")
+    return {
+        "seed": seed,
+        "torments": dict(storm.torments),
+        "complete": observer.complete,
+        "failures": dict(observer.kinds),
+        "refused results": refused,
+    }
+
+
+def _storm(service, storm, observer, seconds, say):
+    started = progressed = time.monotonic()
+    torment_at, look_at, seen = storm.next_at(), started, 0
+    while (now := time.monotonic()) < started + seconds:
+        storm.mend()
+        service.tend()
+        if now >= torment_at and seen:
+            storm.torment()
+            torment_at = storm.next_at()
+        if now >= look_at and (finished := observer.look_if_possible()) is not None:
+            look_at = time.monotonic() + LOOK_SECONDS
+            if len(observer.studies) < 2:
+                observer.launch()
+                say(f"{now - started:.0f} s: {finished} trials, {sum(storm.torments.values())} torments")
+            if finished > seen:
+                seen, progressed = finished, now
+        assert now < progressed + STUCK_SECONDS, service.log.read_text()[-3000:]
+        time.sleep(TICK_SECONDS)
+
+
+def _all_over(service, observer):
+    service.tend()
+    observer.look()
+    return not observer.studies
+
+
+def _wait_for(condition, observer):
+    deadline = time.monotonic() + STUCK_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not over: {observer.studies}"
+        time.sleep(LOOK_SECONDS)
