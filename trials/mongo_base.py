@@ -176,6 +176,10 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
     }
     chosen = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
     ours = {name: value for name, value in options.items() if name.lower() not in chosen}
+    # `Retrying` does it, for every operation and every kind of server. The driver's own way fails
+    # on a standalone whose connections were cut (PyMongo 4.17: "Transaction numbers are only
+    # allowed on a replica set member").
+    ours |= {"retryWrites": False, "retryReads": False}
     if password is not None:
         ours["password"] = password
     try:

@@ -6,7 +6,7 @@ import logging
 import threading
 
 from trials.errors import LeaseLostError, StoreUnavailableError, TrialsError
-from trials.store import TrialStore
+from trials.store import CHECKPOINT, TrialStore
 from trials.trial import Claim, Report
 
 RETRY_SECONDS = 1.0
@@ -90,7 +90,10 @@ class Outbox:
 
     def _write(self, reports: list[Report], blobs: dict[str, bytes]) -> None:
         """Send to the store; what arrived is taken off the arguments."""
-        if reports:
+        if self.error is not None:
+            # A trial that resumed from here would lack the reports that were refused.
+            blobs.pop(CHECKPOINT, None)
+        elif reports:
             self._store.report(self._claim, reports)
             reports.clear()
         for kind in list(blobs):

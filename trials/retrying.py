@@ -16,6 +16,8 @@ from trials.errors import InvalidValueError, StoreUnavailableError, TrialsError
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 OUT_OF_DISK = 14031
+PASSING = {6, 7, 43, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
+"""Server errors of a connection, a shutdown or a change of primary, and cursors lost with them."""
 TOO_LARGE = {10334, 17419, 17420}
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = {18, 8000}
@@ -81,7 +83,7 @@ def is_outage(error: PyMongoError) -> bool:
         return True
     if not isinstance(error, OperationFailure):
         return False
-    return OUT_OF_DISK in _codes(error) or error.has_error_label("RetryableWriteError")
+    return bool(_codes(error) & (PASSING | {OUT_OF_DISK}))
 
 
 def _codes(error: OperationFailure) -> set[int]:
@@ -102,6 +104,11 @@ def translated(error: PyMongoError, where: str) -> Exception:
     if not isinstance(error, OperationFailure):
         return error
     codes = _codes(error)
+    if codes & PASSING:
+        return StoreUnavailableError(
+            f"MongoDB at {where} does not serve now ({_first_line(error)}): it stops, starts or "
+            "changes its primary"
+        )
     if codes & AUTHENTICATION_FAILED:
         return StoreUnavailableError(
             f"MongoDB at {where} refuses the login: check the user in LARNN_MONGO_URI, its "
