@@ -80,8 +80,8 @@ class Window:
     """Keys and values of one layer over one call, each projected once, when its cell is made.
 
     They lie in one preallocated buffer, of which a step's window is a slice. The steps' backward
-    passes add to one buffer of gradients; a token that autograd hands from step to step
-    makes them run in reverse order, so that a row's gradient is complete when its own step takes it.
+    passes add to one buffer of gradients; a token that autograd hands from step to step makes them
+    run in reverse order, so that a row's gradient is complete when its own step takes it.
 
     Args:
         keys: Of the cells the call starts with, oldest first, ``[R, B, H]`` with ``1 <= R <= K``.
@@ -142,7 +142,7 @@ class Window:
 
 
 def _dot(rows: Tensor, one: Tensor) -> Tensor:
-    """Each row's product with one query, ``[D, W, lanes]`` and ``[D, 1, lanes]`` to ``[W, lanes]``."""
+    """Products of ``[D, W, lanes]`` with ``[D, 1, lanes]``, summed over D to ``[W, lanes]``."""
     total = rows[0] * one[0]
     for row, other in zip(rows[1:], one[1:], strict=True):
         total.addcmul_(row, other)

@@ -10,13 +10,11 @@ from torch.autograd.function import once_differentiable
 
 
 class Gates(torch.autograd.Function):
-    """``i * u + c * f`` and ``o`` from the gates' inputs, in the order i, f, u, o.
-
-    Takes ``[B, 4H]`` and the cell ``[B, H]``; gives the new cell before its norm and the output gate.
-    """
+    """``i * u + c * f`` and ``o`` from the gates' inputs, in the order i, f, u, o."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """From ``[B, 4H]`` and the cell ``[B, H]`` to the cell before its norm, and ``o``."""
         H = cell.shape[1]
         candidate = gates[:, :H].tanh()
         opened = gates[:, H:].sigmoid()
@@ -27,6 +25,7 @@ class Gates(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, new_cell: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of both inputs."""
         candidate, opened, cell = ctx.saved_tensors
         H = cell.shape[1]
         forget, update, _ = opened.chunk(3, dim=1)
