@@ -28,8 +28,8 @@ FLAGS = (
     "-fPIC",
     "-pthread",
 )
-# What a copy that runs on several machines is built for, best first: the compiler's name, and the CPU
-# flags that it takes for granted.
+# What copies for several machines are built for, best first: the compiler's name for it, and the
+# CPU flags taken for granted.
 LEVELS = {
     "x86-64-v4": {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3": {"avx2", "fma", "bmi2"},
@@ -67,7 +67,7 @@ def load_library() -> ctypes.CDLL:
 
 @functools.cache
 def is_available() -> bool:
-    """Whether the kernel can be used in this process; the first refusal is logged, with its reason."""
+    """Whether the kernel can be used here; a refusal is logged once, with its reason."""
     try:
         load_library()
     except BuildError as error:
@@ -101,7 +101,7 @@ def build_prebuilt(folder: Path = PREBUILT) -> list[Path]:
 
 
 def build_native() -> Path:
-    """Build for this CPU, or find what was built before, in ``LARNN_CACHE_DIR`` or the user's cache.
+    """Build for this CPU, in ``LARNN_CACHE_DIR`` or the user's cache, unless it was built before.
 
     Safe when several processes start at once: one compiles, the others wait for it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,9 @@ from model.fused.build import load_library
 SITES = 5  # norms, in the kernel's order: key, value, attention, cell, hidden
 ACTIVATIONS = ("none", "elu", "relu", "gelu", "tanh")
 NORMS = ("none", "batch", "layer")
-# Differentiable arguments, in order; norms follow with a weight and a bias each.
-ARGUMENTS = (
-    "inputs",
-    "hidden",
-    "queue",
+STATE = ("inputs", "hidden", "queue")
+# In order; norms follow with a weight and a bias each.
+PARAMETERS = (
     "input_matrix",
     "bias",
     "hidden_matrix",
@@ -30,7 +29,6 @@ ARGUMENTS = (
     "attended_bias",
     "gates_matrix",
 )
-_STATE = 3  # of these, the first three are no parameters
 
 
 _SitePointers = ctypes.c_void_p * SITES
@@ -42,12 +40,12 @@ class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("value_bytes", "threads", *"TBIHNKR")),
         *((name, ctypes.c_int64) for name in ("activation", "norm", "memory_norm", "cells_out")),
-        *((name, ctypes.c_void_p) for name in (*ARGUMENTS[:3], "keep", "lengths")),
-        *((name, ctypes.c_void_p) for name in ARGUMENTS[3:]),
+        *((name, ctypes.c_void_p) for name in (*STATE, "keep", "lengths")),
+        *((name, ctypes.c_void_p) for name in PARAMETERS),
         *((name, _SitePointers) for name in ("norm_weight", "norm_bias", "moments", "measured")),
         *((name, ctypes.c_void_p) for name in ("output", "cells", "saved", "scratch")),
         *((name, ctypes.c_void_p) for name in ("d_output", "d_cells")),
-        *((f"d_{name}", ctypes.c_void_p) for name in ARGUMENTS),
+        *((f"d_{name}", ctypes.c_void_p) for name in (*STATE, *PARAMETERS)),
         *((name, _SitePointers) for name in ("d_norm_weight", "d_norm_bias")),
     )
 
@@ -63,8 +61,6 @@ class Call:
         norm: Of attention, cell and hidden state.
         memory_norm: Of keys and values.
         cells_out: How many of the latest cells to return.
-        keep: Factors of dropout, ``[T, B, H]``, or None.
-        lengths: Steps of each sequence, int64 ``[B]``, or None.
         moments: Batch norm, per site: mean and 1/std of each step, ``[steps, 2, H]``; rows that are
             measured are written by forward. None for other norms.
         measured: Batch norm, per site: which steps take the batch's own moments, uint8 ``[steps]``.
@@ -76,8 +72,6 @@ class Call:
     norm: str
     memory_norm: str
     cells_out: int
-    keep: Tensor | None
-    lengths: Tensor | None
     moments: list[Tensor | None]
     measured: list[Tensor | None]
 
@@ -86,10 +80,10 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _problem(call: Call, arguments: list[Tensor | None], output: Tensor) -> _Problem:
-    inputs, _, queue = arguments[:_STATE]
-    assert inputs is not None
-    assert queue is not None
+def _problem(
+    call: Call, inputs: Tensor, queue: Tensor, parameters: Sequence[Tensor | None]
+) -> _Problem:
+    """Sizes, parameters and tables; the caller adds what it alone knows."""
     T, B, I = inputs.shape  # noqa: E741  # the field's name for the input's size
     problem = _Problem(
         value_bytes=inputs.element_size(),
@@ -105,18 +99,24 @@ def _problem(call: Call, arguments: list[Tensor | None], output: Tensor) -> _Pro
         norm=NORMS.index(call.norm),
         memory_norm=NORMS.index(call.memory_norm),
         cells_out=call.cells_out,
-        keep=_address(call.keep),
-        lengths=_address(call.lengths),
-        output=output.data_ptr(),
+        inputs=inputs.data_ptr(),
+        queue=queue.data_ptr(),
     )
-    for name, argument in zip(ARGUMENTS, arguments, strict=False):
-        setattr(problem, name, _address(argument))
+    _point(problem, "", parameters)
     for site in range(SITES):
-        weight, bias = arguments[len(ARGUMENTS) + 2 * site :][:2]
-        problem.norm_weight[site], problem.norm_bias[site] = _address(weight), _address(bias)
         problem.moments[site] = _address(call.moments[site])
         problem.measured[site] = _address(call.measured[site])
     return problem
+
+
+def _point(problem: _Problem, prefix: str, parameters: Sequence[Tensor | None]) -> None:
+    """Enter the addresses of the parameters, or with the prefix ``d_`` of their gradients."""
+    for name, parameter in zip(PARAMETERS, parameters, strict=False):
+        setattr(problem, prefix + name, _address(parameter))
+    norms = parameters[len(PARAMETERS) :]
+    for site in range(SITES):
+        getattr(problem, f"{prefix}norm_weight")[site] = _address(norms[2 * site])
+        getattr(problem, f"{prefix}norm_bias")[site] = _address(norms[2 * site + 1])
 
 
 def _run(name: str, problem: _Problem) -> None:
@@ -135,48 +135,70 @@ class FusedSequence(torch.autograd.Function):
     """One layer over one sequence; see ``docs/kernel.md``."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        call: Call,
+        keep: Tensor | None,
+        lengths: Tensor | None,
+        inputs: Tensor,
+        hidden: Tensor,
+        queue: Tensor,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute hidden states ``[T, B, H]`` and the latest cells ``[cells_out, B, H]``.
+
+        Args:
+            ctx: Carries what backward needs.
+            call: Sizes, and batch norm's tables.
+            keep: Factors of dropout, ``[T, B, H]``, or None.
+            lengths: Steps of each sequence, int64 ``[B]``, or None.
+            inputs: ``[T, B, I]``.
+            hidden: ``[B, H]``.
+            queue: ``[R, B, H]``.
+            *parameters: As `PARAMETERS`, then weight and bias of each norm; None: there is none.
+        """
         ctx.set_materialize_grads(False)
-        given = [None if a is None else a.detach().contiguous() for a in arguments]
-        inputs, _, queue = given[:_STATE]
-        assert inputs is not None
-        assert queue is not None
+        inputs, hidden, queue = (part.detach().contiguous() for part in (inputs, hidden, queue))
+        parameters = tuple(None if p is None else p.detach().contiguous() for p in parameters)
         output = inputs.new_empty(*inputs.shape[:2], queue.shape[2])
         cells = inputs.new_empty(call.cells_out, *output.shape[1:])
-        problem = _problem(call, given, output)
-        problem.cells = cells.data_ptr()
-        size = load_library().larnn_saved_bytes(ctypes.byref(problem))
-        saved = torch.empty(size, dtype=torch.uint8)
-        problem.saved = saved.data_ptr()
+        problem = _problem(call, inputs, queue, parameters)
+        saved = torch.empty(
+            load_library().larnn_saved_bytes(ctypes.byref(problem)), dtype=torch.uint8
+        )
+        problem.hidden, problem.saved = hidden.data_ptr(), saved.data_ptr()
+        problem.keep, problem.lengths = _address(keep), _address(lengths)
+        problem.output, problem.cells = output.data_ptr(), cells.data_ptr()
         _run("larnn_forward", problem)
         ctx.call = call
         # Saved as autograd saves: released by backward, kept by retain_graph.
-        ctx.save_for_backward(saved, output, *given)
+        ctx.save_for_backward(saved, output, keep, lengths, inputs, hidden, queue, *parameters)
         return output, cells
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor | None, d_cells: Tensor | None) -> tuple[Any, ...]:
-        saved, output, *given = ctx.saved_tensors
-        problem = _problem(ctx.call, given, output)
-        problem.saved = saved.data_ptr()
+        """Gradients of all tensors, from those of what came out (None: 0)."""
+        saved, output, keep, lengths, inputs, hidden, queue, *parameters = ctx.saved_tensors
         d_output = None if d_output is None else d_output.contiguous()
         d_cells = None if d_cells is None else d_cells.contiguous()
+        needed = ctx.needs_input_grad[3:]
+        # The kernel writes the state's gradients and adds to the parameters'.
+        d_state = [
+            torch.empty_like(part) if wanted else None
+            for part, wanted in zip((inputs, hidden, queue), needed, strict=False)
+        ]
+        d_parameters = [
+            torch.zeros_like(parameter) if wanted else None
+            for parameter, wanted in zip(parameters, needed[len(STATE) :], strict=True)
+        ]
+        problem = _problem(ctx.call, inputs, queue, parameters)
+        problem.hidden, problem.saved = hidden.data_ptr(), saved.data_ptr()
+        problem.keep, problem.lengths = _address(keep), _address(lengths)
+        problem.output = output.data_ptr()
         problem.d_output, problem.d_cells = _address(d_output), _address(d_cells)
-        gradients: list[Tensor | None] = []
-        for index, (argument, needed) in enumerate(
-            zip(given, ctx.needs_input_grad[1:], strict=True)
-        ):
-            if argument is None or not needed:
-                gradients.append(None)
-            else:  # the kernel writes the state's gradients and adds to the parameters'
-                make = torch.empty_like if index < _STATE else torch.zeros_like
-                gradients.append(make(argument))
-        for name, gradient in zip(ARGUMENTS, gradients, strict=False):
+        for name, gradient in zip(STATE, d_state, strict=True):
             setattr(problem, f"d_{name}", _address(gradient))
-        for site in range(SITES):
-            weight, bias = gradients[len(ARGUMENTS) + 2 * site :][:2]
-            problem.d_norm_weight[site] = _address(weight)
-            problem.d_norm_bias[site] = _address(bias)
+        _point(problem, "d_", d_parameters)
         _run("larnn_backward", problem)
-        return (None, *gradients)
+        return (None, None, None, *d_state, *d_parameters)

@@ -1,4 +1,4 @@
-"""Between a cell's parameters and norms and the kernel: which calls it takes, and how they are made."""
+"""Between a cell and the kernel: which calls it takes, and how they are made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKENDS = ("auto", "fused", "torch")
 
 
 def supports(config: ModelConfig) -> bool:
-    """Whether the kernel knows this layer: all but norms of keys and values that change with age."""
+    """Whether the kernel knows this layer: all but norms of keys that change with age."""
     return config.positional_encoding == "none" or config.attention_norm == "none"
 
 
@@ -116,13 +116,13 @@ def run_sequence(
         norm=config.norm,
         memory_norm=config.attention_norm,
         cells_out=len(inputs) if lengths is not None else min(len(inputs), config.window_size),
-        keep=keep,
-        lengths=lengths,
         moments=moments,
         measured=measured,
     )
     output, cells = FusedSequence.apply(  # type: ignore[no-untyped-call]  # torch
         call,
+        keep,
+        lengths,
         inputs,
         hidden,
         queue,

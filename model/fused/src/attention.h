@@ -2,8 +2,8 @@
 #pragma once
 #include "problem.h"
 
-// Windows of a batch do not fit the cache, and each head's is too short a run for the processor to see
-// it coming: while one head is computed, rows `ahead` of it (the next head's) are fetched.
+// A batch's windows do not fit the cache, and each head's is too short a run for the processor to see
+// it coming: while one head is computed, the rows `ahead` of its own (the next head's) are fetched.
 
 // Features of a head are taken a few at a time, so that they stay in registers.
 template <class Work> void in_chunks(int64_t features, const Work& work) {
@@ -74,7 +74,7 @@ void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* resu
   });
 }
 
-// keys[j][d] += by_key[j] query[d] and values[j][d] += by_value[j] mixed[d]
+// rows[j][d] += by[j] vector[d]
 template <class T>
 void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows,
                  int64_t ahead) {
@@ -97,7 +97,8 @@ void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows
   });
 }
 
-// Scores into weights (of sum 1 once multiplied by the second result): largest score, 1 / sum.
+// Scores into weights, and what makes the same weights of the same scores later: the largest score,
+// and 1 / sum, by which the weights are still to be multiplied.
 template <class T> void soften(T* scores, int64_t count, T* largest_and_share) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   for (int i = 0; i < L; i += W) {

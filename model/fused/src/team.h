@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -42,9 +43,25 @@ class Barrier {
 
 // Run work(0), ..., work(size - 1) at the same time; the caller is number 0. Threads live for one call
 // (tens of microseconds to start): nothing of ours idles beside PyTorch's own, and forks are safe.
+// Nobody begins before all exist: where one cannot be started, std::system_error, and nothing was done.
 template <class Work> void run_team(int size, const Work& work) {
+  std::promise<bool> complete;
+  const std::shared_future<bool> go = complete.get_future().share();
   std::vector<std::thread> others;
-  for (int number = 1; number < size; ++number) others.emplace_back(work, number);
+  const auto join = [&] {
+    for (auto& other : others) other.join();
+  };
+  try {
+    for (int number = 1; number < size; ++number)
+      others.emplace_back([&work, go, number] {
+        if (go.get()) work(number);
+      });
+  } catch (...) {
+    complete.set_value(false);
+    join();
+    throw;
+  }
+  complete.set_value(true);
   work(0);
-  for (auto& other : others) other.join();
+  join();
 }

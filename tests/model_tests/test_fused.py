@@ -1,0 +1,233 @@
+"""The fused kernel computes what the oracle computes, and behaves as autograd expects."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import fused
+from model.layer import LARNN
+from tests.model_tests.test_reference import FIELDS, assert_same, make_layer, make_state
+
+
+@pytest.fixture(autouse=True)
+def fused_backend(double, monkeypatch):
+    """Float64, one thread, and nothing but the kernel."""
+    monkeypatch.setenv("LARNN_BACKEND", "fused")
+
+
+@pytest.fixture
+def no_torch_path(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the PyTorch path ran")
+
+    monkeypatch.setattr("model.cell.run_sequence", refuse)
+
+
+def supported(fields):
+    return fields["positional_encoding"] == "none" or fields["attention_norm"] == "none"
+
+
+GRID = [
+    fields
+    for values in itertools.product(*FIELDS.values())
+    if supported(fields := dict(zip(FIELDS, values, strict=True)))
+]
+# A block has 8 lanes: fewer sequences, just so many, part of a third block; a head wider than a
+# chunk; windows of 1, shorter and longer than the sequence.
+SHAPES = [
+    {"batch": 3, "steps": 1, "window": 3},
+    {"batch": 8, "steps": 6, "window": 1},
+    {"batch": 19, "steps": 5, "window": 3, "heads": 3, "head_size": 3},
+    {"batch": 9, "steps": 4, "window": 9, "heads": 1, "head_size": 11, "input_size": 7},
+    {"batch": 10, "steps": 7, "window": 4, "heads": 5, "head_size": 1, "layers": 1},
+]
+
+
+@pytest.mark.usefixtures("no_torch_path")
+@pytest.mark.parametrize("number", range(60))
+def test_every_field_agrees_with_the_oracle(number):
+    fields = random.Random(7).sample(GRID, 60)[number]
+    shape = dict(SHAPES[number % len(SHAPES)])
+    batch, steps = shape.pop("batch"), shape.pop("steps")
+    layer = make_layer(number, **fields, **shape).train(number % 3 > 0)
+    torch.set_num_threads(1 + number % 2)
+    x = torch.randn(steps, batch, layer.input_size)
+    state = make_state(layer, [number % 4] * batch) if number % 2 else None
+    lengths = (
+        [random.Random(i).randint(0, steps) for i in range(batch)] if number % 5 == 1 else None
+    )
+    assert_same(layer, x, state, lengths)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_drawn_layers_agree_with_the_oracle(data):
+    fields = data.draw(st.fixed_dictionaries({n: st.sampled_from(v) for n, v in FIELDS.items()}))
+    if not supported(fields):
+        fields["attention_norm"] = "none"
+    shape = {
+        name: data.draw(st.integers(1, 4))
+        for name in ("input_size", "heads", "head_size", "layers", "window")
+    }
+    if shape["heads"] * shape["head_size"] == 1:
+        shape["heads"] = 2  # layer norm needs two features
+    batch, steps = data.draw(st.integers(2, 20)), data.draw(st.integers(1, 6))
+    layer = make_layer(data.draw(st.integers(0, 99)), **shape, **fields)
+    assert_same(layer.train(data.draw(st.booleans())), torch.randn(steps, batch, layer.input_size))
+
+
+def pair(**fields):
+    """The same layer on both backends."""
+    settings = {"num_heads": 2, "window_size": 3, "num_layers": 2} | fields
+    layers = [LARNN(3, 4, backend=name, **settings) for name in ("fused", "torch")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    return layers
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_dropout_draws_from_the_generator_as_the_torch_path_does(norm):
+    x = torch.randn(5, 6, 3)
+    results = []
+    for layer in pair(norm=norm, dropout=0.4):
+        torch.manual_seed(3)
+        output, _ = layer(x)
+        gradients = torch.autograd.grad(output.square().sum(), layer.parameters())
+        results.append([output, *gradients])
+    assert (results[0][0] == 0).any()
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_gradcheck():
+    layer = LARNN(2, 4, num_heads=2, window_size=2, norm="batch", attention_activation="tanh")
+
+    def run(x, *_):
+        output, state = layer(x)
+        return output, state.queue
+
+    inputs = (torch.randn(3, 3, 2, requires_grad=True), *layer.parameters())
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_retained_graphs_give_the_same_gradients_twice():
+    layer = make_layer(1, norm="batch", attention_norm="batch")
+    output, _ = layer(torch.randn(4, 5, 3))
+    first = torch.autograd.grad(output.sum(), layer.parameters(), retain_graph=True)
+    again = torch.autograd.grad(output.sum(), layer.parameters())
+    for found, expected in zip(again, first, strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(RuntimeError, match="second time"):
+        output.sum().backward()
+
+
+def test_backward_releases_what_forward_saved():
+    output, _ = make_layer(1)(torch.randn(4, 5, 3))
+    node = output.grad_fn
+    while "FusedSequence" not in type(node).__name__:
+        node = node.next_functions[0][0]
+    assert node.saved_tensors[0].numel() > 0
+    output.sum().backward()
+    with pytest.raises(RuntimeError, match="freed"):
+        _ = node.saved_tensors  # gone, though the output and its graph still live
+
+
+def test_a_thousand_steps_leak_nothing():
+    layer = make_layer(2, norm="batch", layers=1)
+    x = torch.randn(40, 16, 3)
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    def train(steps):
+        for _ in range(steps):
+            layer(x)[0].sum().backward()
+
+    train(50)
+    before = resident()
+    train(1000)
+    saved = 40 * 16 * layer.hidden_size * 10 * 8
+    assert resident() - before < 100 * saved  # each step saves so much; a leak keeps 1,000 of them
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_the_same_threads_give_the_same_bits(threads, norm):
+    torch.set_num_threads(threads)
+    layer = make_layer(4, norm=norm, attention_norm=norm).float()
+    x = torch.randn(6, 40, 3, dtype=torch.float32)
+    runs = [torch.autograd.grad(layer(x)[0].sum(), layer.parameters()) for _ in range(3)]
+    for run in runs[1:]:
+        assert all(
+            torch.equal(found, expected) for found, expected in zip(run, runs[0], strict=True)
+        )
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_float32_is_close_to_float64(norm):
+    layer = make_layer(5, norm=norm, attention_activation="elu", heads=3, head_size=3)
+    x = torch.randn(6, 40, 3)
+    exact, _ = layer(x)
+    found, _ = layer.float()(x.float())
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-4)
+
+
+def test_uninitialised_memory_changes_nothing(monkeypatch):
+    x = torch.randn(5, 11, 3)
+    layer = make_layer(6, norm="batch", attention_norm="batch", attention_activation="gelu")
+    expected = torch.autograd.grad(layer(x)[0].sum(), layer.parameters())
+    empty = torch.empty
+
+    def poisoned(*size, dtype=None, **options):
+        made = empty(*size, dtype=dtype, **options)
+        return made.fill_(0xFF if made.dtype is torch.uint8 else float("nan"))  # bytes of a NaN
+
+    monkeypatch.setattr("model.fused.function.torch.empty", poisoned)
+    found = torch.autograd.grad(layer(x)[0].sum(), layer.parameters())
+    for gradient, wanted in zip(found, expected, strict=True):
+        assert torch.equal(gradient, wanted)
+
+
+def test_nan_shows_in_the_output():
+    layer = make_layer(7, norm="layer")
+    x = torch.randn(4, 5, 3)
+    x[1, 2] = float("nan")
+    output, _ = layer(x)
+    assert output[1:, 2].isnan().all()
+    assert output[:, 3].isfinite().all()
+
+
+def test_extreme_values_stay_finite():
+    layer = make_layer(8, norm="none", attention_activation="elu").float()
+    x = torch.randn(4, 5, 3, dtype=torch.float32, requires_grad=True)
+    output, _ = layer(x * 1e4)
+    output.sum().backward()
+    assert output.isfinite().all()
+    assert x.grad.isfinite().all()
+
+
+def test_what_the_kernel_cannot_take_runs_on_torch():
+    layer = make_layer(9, norm="layer")
+    uneven = make_state(layer, [0, 2, 1])
+    assert_same(layer, torch.randn(3, 3, 3), uneven)  # windows that differ between sequences
+
+
+def test_backend_says_which_path_runs(monkeypatch):
+    layer = LARNN(3, 4, num_heads=2, window_size=3, backend="auto")
+    assert layer.backend == "fused"
+    assert layer.half().backend == "torch"
+    assert LARNN(3, 4, num_heads=2, window_size=3, backend="torch").backend == "torch"
+    aged = {"num_heads": 2, "window_size": 3, "positional_encoding": "static"}
+    assert LARNN(3, 4, **aged, attention_norm="layer", backend="auto").backend == "torch"
+    with pytest.raises(ValueError, match="set backend='auto'"):
+        LARNN(3, 4, **aged, attention_norm="layer", backend="fused")
+    with pytest.raises(ValueError, match="backend must be one of auto, fused, torch, got 'quick'"):
+        LARNN(3, 4, num_heads=2, window_size=3, backend="quick")
+    monkeypatch.setenv("LARNN_BACKEND", "torch")
+    assert LARNN(3, 4, num_heads=2, window_size=3).backend == "torch"
+    assert fused.choose_backend("fused", layer.config) == "fused"

@@ -1,0 +1,140 @@
+"""The kernel is built once, by one process, for the right CPU; without it, the layer still runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.fused import build
+from model.fused.__main__ import main
+from tests.model_tests.test_reference import assert_same, make_layer
+
+ROOT = Path(__file__).parents[2]
+TRAIN_A_STEP = """
+import torch
+from model.layer import LARNN
+for _ in range(2):
+    layer = LARNN(3, 4, num_heads=2, window_size=3)
+    output, _ = layer(torch.ones(5, 6, 3))
+    output.sum().backward()
+    assert output.isfinite().all()
+print(layer.backend)
+"""
+
+
+def start(tmp_path, **environment):
+    inherited = {k: v for k, v in os.environ.items() if k not in ("CXX", "LARNN_BACKEND")}
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAIN_A_STEP],
+        cwd=ROOT,
+        env=inherited | {"LARNN_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process):
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    return stdout.strip(), stderr
+
+
+def fake_compiler(tmp_path, script):
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+def test_processes_that_start_at_once_build_once(tmp_path):
+    log = tmp_path / "log"
+    compiler = fake_compiler(tmp_path, f'echo "$@" >> {log}\nexec {build.find_compiler()} "$@"')
+    processes = [start(tmp_path, CXX=compiler) for _ in range(2)]
+    for process in processes:
+        backend, stderr = end(process)
+        assert backend == "fused", stderr
+    compiled = [line for line in log.read_text().splitlines() if "kernel.cpp" in line]
+    assert len(compiled) == 1
+    assert len(list((tmp_path / "kernels").glob("*.so"))) == 1
+
+
+def test_without_a_compiler_torch_computes_and_one_warning_says_so(tmp_path):
+    backend, stderr = end(start(tmp_path, PATH=""))
+    assert backend == "torch"
+    assert stderr.count("PyTorch's own operations") == 1
+    assert "no g++ or clang++; install a C++ compiler (apt install g++)" in stderr
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LARNN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_failing_build_says_what_the_compiler_said(tmp_path, empty_cache, monkeypatch):
+    script = (
+        'case "$1" in --version) echo 1;; *) echo "x.h: error: no such thing" >&2; exit 3;; esac'
+    )
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, script))
+    with pytest.raises(build.BuildError, match=r"status 3: x\.h: error: no such thing"):
+        build.build_native()
+    assert not list(empty_cache.rglob("*.so"))
+
+
+def test_another_compiler_or_cpu_gets_a_build_of_its_own(tmp_path, empty_cache, monkeypatch):
+    touch_last = 'for last; do :; done; touch "$last"'
+
+    def built(version, cpu):
+        script = f'if [ "$1" = --version ]; then echo {version}; else {touch_last}; fi'
+        monkeypatch.setenv("CXX", fake_compiler(tmp_path, script))
+        monkeypatch.setattr(build, "cpu_flags", lambda: cpu)
+        return build.build_native()
+
+    paths = [built(1, {"avx2"}), built(2, {"avx2"}), built(1, set()), built(1, {"avx2"})]
+    assert len(set(paths)) == 3
+    assert paths[0] == paths[3]
+
+
+def test_a_compiler_named_and_missing_is_an_error(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        build.BuildError, match="CXX names 'no-such-compiler', which does not exist"
+    ):
+        build.find_compiler()
+
+
+@pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
+def test_prebuilt_copies_are_chosen_by_what_the_cpu_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "PREBUILT", tmp_path)
+    best = build.LEVELS["x86-64-v4"]
+    assert build.find_prebuilt(best) is None
+    for level in build.LEVELS:
+        build._prebuilt_path(tmp_path, level).touch()
+    assert build.find_prebuilt(best).stem.endswith("x86-64-v4")
+    assert build.find_prebuilt(best - {"avx512f"}).stem.endswith("x86-64-v3")
+    assert build.find_prebuilt({"sse2"}).stem.endswith("x86-64")
+    monkeypatch.setattr(build, "source_hash", lambda: "another source")
+    assert build.find_prebuilt(best) is None
+
+
+@pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
+@pytest.mark.parametrize("level", [name for name in build.LEVELS if name != "x86-64-v4"])
+def test_narrower_vectors_compute_the_same(level, tmp_path, monkeypatch, capsys, double):
+    if not build.LEVELS[level] <= build.cpu_flags():
+        pytest.skip(f"this CPU cannot run {level}")
+    monkeypatch.setenv("LARNN_BACKEND", "fused")
+    monkeypatch.setattr(build, "LEVELS", {level: build.LEVELS[level]})
+    monkeypatch.setattr("sys.argv", ["model.fused", "build", "--into", str(tmp_path)])
+    assert main() == 0
+    assert capsys.readouterr().out.strip().endswith(f"{level}.so")
+    monkeypatch.setattr(build, "PREBUILT", tmp_path)
+    library = build.load_library.__wrapped__()
+    assert level in library._name
+    monkeypatch.setattr("model.fused.function.load_library", lambda: library)
+    for norm, positions, heads in (("batch", "none", 3), ("layer", "static", 2)):
+        layer = make_layer(1, norm=norm, positional_encoding=positions, heads=heads, head_size=3)
+        assert_same(layer, torch.randn(4, 11, 3))
