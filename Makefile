@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP_TORCH_INDEX = $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
 .DEFAULT_GOAL := help
-.PHONY: help check-machine install search test test-compose secrets lint format bench clean
+.PHONY: help check-machine install search test test-compose chaos secrets lint format bench bench-queue clean
 
 help: check-machine
 	@echo 'make install   set up .venv with everything, pinned'
@@ -17,6 +17,8 @@ help: check-machine
 	@echo 'make test-compose  build the image and try docker-compose.yml'
 	@echo 'make lint      ruff, mypy, import-linter'
 	@echo 'make bench     speed against torch.nn.LSTM'
+	@echo 'make bench-queue  speed of the queue'
+	@echo 'make chaos     break everything for ten minutes: nothing may be lost'
 
 # What pip cannot bring: Python with venv, and the two system libraries of the bundled mongod.
 check-machine:
@@ -75,6 +77,12 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.layers
+
+bench-queue: $(STAMP)
+	$(BIN)/python -m benchmarks.queue
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

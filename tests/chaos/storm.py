@@ -138,7 +138,9 @@ def _storm(service, storm, observer, seconds, say):
             look_at = time.monotonic() + LOOK_SECONDS
             if len(observer.studies) < 2:
                 observer.launch()
-                say(f"{now - started:.0f} s: {finished} trials, {sum(storm.torments.values())} torments")
+                say(
+                    f"{now - started:.0f} s: {finished} trials, {sum(storm.torments.values())} torments"
+                )
             if finished > seen:
                 seen, progressed = finished, now
         assert now < progressed + STUCK_SECONDS, service.log.read_text()[-3000:]

@@ -156,9 +156,7 @@ def doctor(uri, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
-def test_the_command_says_what_to_do_and_fails_when_something_is_to_be_done(
-    mongo_store, mongo_uri
-):
+def test_the_command_says_what_to_do_and_fails_when_something_is_to_be_done(mongo_store, mongo_uri):
     uri = mongo_uri.replace("larnn_search", mongo_store.database.name)
     add_study(mongo_store, "square", [])
     mongo_store.set_study_state("s", StudyState.PAUSED)
