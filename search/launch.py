@@ -133,5 +133,8 @@ def _data_fingerprint(fixed: Mapping[str, Any], say: Callable[[str], None]) -> s
 
 
 def own_command(*arguments: str) -> list[str]:
-    """A command line that starts `larnn-search` under this very Python."""
-    return [sys.executable, "-m", "search", *arguments]
+    """A command line that starts `larnn-search` under this very Python.
+
+    -P keeps the current folder off the front of the import path: a user's search.py is not ours.
+    """
+    return [sys.executable, "-P", "-m", "search", *arguments]

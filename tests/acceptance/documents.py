@@ -1,0 +1,39 @@
+"""The code blocks of the documentation, as files and commands."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHELL = ("sh", "bash", "console")
+
+
+def blocks(path):
+    """Language and text of each fenced block, in order."""
+    return BLOCK.findall(path.read_text(encoding="utf-8"))
+
+
+def write_files(path, folder):
+    """Write the blocks whose first line is a comment with a file's name."""
+    for _, text in blocks(path):
+        if named := re.match(r"# ([\w-]+\.(?:py|toml))\n", text):
+            (folder / named[1]).write_text(text)
+
+
+def command_lines(path):
+    """Every line of the shell blocks, continued ones joined, comments left out."""
+    for language, text in blocks(path):
+        if language in SHELL:
+            for line in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words:
+                    yield words
+
+
+def mentioned(path):
+    """Every `larnn-search ...` that stands in the running text, between backquotes."""
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    for code in re.findall(r"`(larnn-search [^`]*)`", text.replace("\n", " ")):
+        yield shlex.split(code)
