@@ -1,0 +1,83 @@
+"""What a user asks for on the command line becomes one study: who wins over whom."""
+
+import pytest
+
+from search import launch
+from search.launch import Request, build_spec
+from search.options import memory_size
+from search.presets import PRESETS
+from search.space import Space
+
+FILE = """
+epochs = 7
+cell = "lstm"
+
+[hidden_size]
+type = "int"
+low = 4
+high = 8
+
+[dropout]
+type = "uniform"
+low = 0.0
+high = 0.5
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch):
+    monkeypatch.setattr(launch, "_data_fingerprint", lambda fixed, say: f"of {fixed['data']}")
+
+
+def spec_of(**request):
+    return build_spec(Request("s", **request), print)
+
+
+def test_a_preset_alone_is_a_study():
+    spec = spec_of(preset="quick")
+    preset = PRESETS["quick"]
+    assert Space.from_dict(spec.space) == preset.space
+    assert spec.fixed == {**preset.fixed, "data": "har"}
+    assert spec.max_trials == preset.max_trials
+    assert spec.requirements == {"data_fingerprint": "of har"}
+
+
+def test_options_go_before_the_space_and_that_before_the_preset(tmp_path):
+    (tmp_path / "own.toml").write_text(FILE)
+    own = str(tmp_path / "own.toml")
+    spec = spec_of(preset="quick", space=own)
+    assert spec.space["fixed"] == {"epochs": 7, "cell": "lstm"}
+    assert spec.fixed["batch_size"] == PRESETS["quick"].fixed["batch_size"]
+    assert "epochs" not in spec.fixed
+    assert spec_of(preset="quick", space=own, epochs=2).fixed["epochs"] == 2
+    assert spec_of(preset="quick", max_trials=3).max_trials == 3
+
+
+def test_fix_takes_a_searched_parameter_away(tmp_path):
+    (tmp_path / "own.toml").write_text(FILE)
+    spec = spec_of(space=str(tmp_path / "own.toml"), fix=("dropout=0.25", "num_layers=2"))
+    assert [row["name"] for row in spec.space["rows"]] == ["hidden_size"]
+    assert spec.space["fixed"]["dropout"] == 0.25
+    assert spec.fixed["num_layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"fix": ("dropuot=0.1",)}, "unknown parameter 'dropuot'"),
+        ({"fix": ("dropout=1.5",)}, "dropout must be below 1, got 1.5"),
+        ({"fix": ("hidden_size=8",), "space": "card"}, "hidden_size of a larnn follows"),
+        ({"space": "paper-round-1", "fix": ("num_heads=4",)}, "num_heads .* cannot be fixed"),
+    ],
+)
+def test_what_no_trial_could_train_is_refused_at_once(request_, words):
+    with pytest.raises(ValueError, match=words):
+        spec_of(**request_)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GB", 4 * 2**30), ("800 mb", 800 * 2**20), ("1.5GiB", 3 * 2**29), ("123", 123)],
+)
+def test_memory_is_written_as_people_do(text, size):
+    assert memory_size(text) == size
