@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from search.plot_effects import choice_distributions, importance_figure, setting_importance
 from search.plot_settings import (
     loss_against_settings,
     parallel_coordinates,
@@ -36,10 +37,13 @@ from search.space import Space
 __all__ = [
     "KINDS",
     "best_loss_over_trials",
+    "choice_distributions",
     "learning_curves",
     "loss_against_settings",
     "parallel_coordinates",
     "save_figure",
+    "setting_importance",
+    "throughput",
     "window_heads_heatmap",
     "worker_timeline",
 ]
@@ -191,6 +195,40 @@ def worker_timeline(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
+def throughput(frame: pd.DataFrame) -> Figure:
+    """Trials that have ended, by state, against the time since the study began.
+
+    Args:
+        frame: `search.results.trials_frame`.
+    """
+    ended = frame[frame["finished_after_s"].notna()].sort_values("finished_after_s")
+    ended = ended[ended["state"].isin(["COMPLETE", "PRUNED", "FAILED"])]
+    if ended.empty:
+        return empty_figure("no trial has finished")
+    figure, axes = new_figure()
+    minutes = np.append(0.0, ended["finished_after_s"].to_numpy(dtype=float) / 60)
+    below = np.zeros(len(minutes))
+    for state in ("COMPLETE", "PRUNED", "FAILED"):
+        own = np.append(0, (ended["state"] == state).cumsum())
+        if own[-1]:
+            axes.fill_between(
+                minutes, below, below + own, step="post", color=STATE_COLORS[state], alpha=0.75,
+                label=f"{state.lower()} ({own[-1]})",
+            )  # fmt: skip
+        below = below + own
+    axes.set_xlim(0, minutes[-1] * 1.01)
+    axes.set_ylim(0, None)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("time since the study began (min)")
+    axes.set_ylabel("trials ended")
+    middle = ended["duration_s"].median()
+    rate = len(ended) / max(minutes[-1], 1e-9)
+    axes.set_title(f"{rate:.3g} trials a minute; half of them took at most {middle:.3g} s")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 @dataclass(frozen=True)
 class Kind:
     """A figure that ``larnn-search plot`` can draw."""
@@ -223,6 +261,17 @@ KINDS: dict[str, Kind] = {
     "parallel": Kind(
         "all settings of all trials side by side",
         lambda trials, reports, space: parallel_coordinates(trials, space),
+    ),
+    "choices": Kind(
+        "loss by activation, layers and other choices, with intervals",
+        lambda trials, reports, space: choice_distributions(trials, space),
+    ),
+    "importance": Kind(
+        "share of the loss' variation that each setting explains",
+        lambda trials, reports, space: importance_figure(trials, space),
+    ),
+    "throughput": Kind(
+        "trials finished over time", lambda trials, reports, space: throughput(trials)
     ),
     "timeline": Kind(
         "what each worker ran when", lambda trials, reports, space: worker_timeline(trials)
