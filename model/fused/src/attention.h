@@ -44,7 +44,7 @@ void dot_rows(const T* vector, const T* rows, int64_t count, int64_t D, T* score
 // result[d] = sum over j of weights[j] rows[j][d]; even and odd rows apart, for two chains of sums.
 template <class T>
 void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* result,
-              int64_t ahead = 0) {
+              int64_t ahead) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   in_chunks(D, [&](int64_t d, auto size) {
     constexpr int C = decltype(size)::value;
@@ -121,28 +121,37 @@ template <class T> void soften(T* scores, int64_t count, T* largest_and_share) {
 // Keys or values of a window as their age changes them: act(rows[j][d] + position[j][d N + head]).
 // `slots` is the window's first row of positions, already shifted to keys or values and to the head.
 template <class T, int A>
-void age_rows(const T* rows, const T* slots, int64_t count, int64_t D, int64_t N, int64_t H, T* aged) {
+void age_rows(const T* rows, const T* slots, int64_t count, int64_t D, int64_t N, int64_t H,
+              T* aged, int64_t ahead) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   for (int64_t j = 0; j < count; ++j)
     for (int64_t d = 0; d < D; ++d) {
       const T position = slots[j * 2 * H + d * N];
+      __builtin_prefetch(rows + (j * D + d) * L + ahead, 0, 2);
       for (int i = 0; i < L; i += W)
         *vectors(aged + (j * D + d) * L + i) =
             activate<T, A>(*vectors(rows + (j * D + d) * L + i) + position);
     }
 }
-// Its backward: adds to the rows' gradient, and to the positions' (a vector of lanes each).
+// As `spread_rows`, back through the age: adds to the rows' gradient, and to the positions' (a vector
+// of lanes each).
 template <class T, int A>
-void age_rows_back(const T* rows, const T* slots, const T* aged, const T* d_aged, int64_t count,
-                   int64_t D, int64_t N, int64_t H, T* d_rows, Vec<T>* d_slots) {
+void spread_aged(const T* by, const T* vector, const T* rows, const T* slots, const T* aged,
+                 int64_t count, int64_t D, int64_t N, int64_t H, T* d_rows, Vec<T>* d_slots,
+                 int64_t ahead) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   for (int64_t j = 0; j < count; ++j)
-    for (int64_t d = 0; d < D; ++d)
+    for (int64_t d = 0; d < D; ++d) {
+      __builtin_prefetch(d_rows + (j * D + d) * L + ahead, 1, 2);
+      Vec<T> sum{};
       for (int i = 0; i < L; i += W) {
         const int64_t at = (j * D + d) * L + i;
         const Vec<T> before = *vectors(rows + at) + slots[j * 2 * H + d * N];
-        const Vec<T> g = *vectors(d_aged + at) * slope<T, A>(before, *vectors(aged + at));
+        const Vec<T> g = *vectors(by + j * L + i) * *vectors(vector + d * L + i) *
+                         slope<T, A>(before, *vectors(aged + at));
         *vectors(d_rows + at) += g;
-        d_slots[j * 2 * H + d * N] += g;
+        sum += g;
       }
+      d_slots[j * 2 * H + d * N] += sum;
+    }
 }

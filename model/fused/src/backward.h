@@ -268,15 +268,11 @@ template <class T> struct Backward : Worker<T> {
       }
     const int64_t run = plan.run(block, n, oldest);
     const T *keys = plan.keys_at + run, *values = plan.values_at + run;
-    T *to_keys = d_keys + run, *to_values = d_values + run;
     clear_new_rows(t, block, n);
     if (plan.p.position) {
       this->age(kKey, keys, count, n, this->aged[0]);
       this->age(kValue, values, count, n, this->aged[1]);
       keys = this->aged[0], values = this->aged[1];
-      to_keys = this->aged[2], to_values = this->aged[3];
-      std::fill_n(to_keys, count * D * L, T(0));
-      std::fill_n(to_values, count * D * L, T(0));
     }
     const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T *weights = this->scores[0], *d_scores = this->scores[1];
@@ -291,26 +287,29 @@ template <class T> struct Backward : Worker<T> {
         *vectors(weights + at) = weight;
         *vectors(d_scores + at) = weight * (*vectors(d_scores + at) - shared[p]);
       }
-    mix_rows(d_scores, keys, count, D, d_asked);
-    spread_rows(d_scores, query, count, D, to_keys, ahead);
-    spread_rows(weights, d_head, count, D, to_values, ahead);
+    mix_rows(d_scores, keys, count, D, d_asked, 0);
+    if (plan.p.position) {
+      spread_by_age(kKey, d_scores, query, run, count, n, keys);
+      spread_by_age(kValue, weights, d_head, run, count, n, values);
+    } else {
+      spread_rows(d_scores, query, count, D, d_keys + run, ahead);
+      spread_rows(weights, d_head, count, D, d_values + run, ahead);
+    }
     for (int64_t d = 0; d < D; ++d)
       for (int i = 0; i < L; i += W)
         *vectors(d_query + (d * N + n) * L + i) = *vectors(d_asked + d * L + i) * scale;
-    if (plan.p.position) {
-      age_back(kKey, run, count, n, keys, to_keys, d_keys);
-      age_back(kValue, run, count, n, values, to_values, d_values);
-    }
   }
 
-  void age_back(int site, int64_t run, int64_t count, int64_t n, const T* aged, const T* d_aged,
-                T* to) {
+  void spread_by_age(int site, const T* by, const T* vector, int64_t run, int64_t count, int64_t n,
+                     const T* aged) {
     const T* rows = (site == kKey ? plan.keys_at : plan.values_at) + run;
+    T* d_rows = (site == kKey ? d_keys : d_values) + run;
     Vec<T>* d_slots =
         total.position + (plan.K - count) * 2 * plan.H + (site == kValue ? plan.H : 0) + n;
     with_activation(plan.p.activation, [&](auto a) {
-      age_rows_back<T, decltype(a)::value>(rows, this->slots(count, site, n), aged, d_aged, count,
-                                           plan.D, plan.N, plan.H, to + run, d_slots);
+      spread_aged<T, decltype(a)::value>(by, vector, rows, this->slots(count, site, n), aged, count,
+                                         plan.D, plan.N, plan.H, d_rows, d_slots,
+                                         plan.head_step());
     });
   }
 

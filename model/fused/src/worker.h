@@ -14,7 +14,7 @@ template <class T> struct Worker {
   T *ends, *active;     // [block][lane]: steps of each sequence (0: none there); 1 where it runs
   T* of_feature[kSites];  // [2,H]
   T* of_lane[kSites];     // [block][2][lane]
-  T* aged[4];             // a head's keys and values by age, and their gradients [K,D][lane]
+  T* aged[2];             // a head's keys and values by age [K,D][lane]
   T* scores[2];           // [K][lane]
 
   Worker(const Plan<T>& plan, const Exchange<T>& exchange, Barrier& barrier, int thread)
@@ -82,7 +82,7 @@ template <class T> struct Worker {
   void age(int site, const T* rows, int64_t count, int64_t head, T* to) const {
     with_activation(plan.p.activation, [&](auto a) {
       age_rows<T, decltype(a)::value>(rows, slots(count, site, head), count, plan.D, plan.N, plan.H,
-                                      to);
+                                      to, plan.head_step());
     });
   }
 };
