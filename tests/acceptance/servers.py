@@ -57,16 +57,15 @@ class Mongod:
         self._process.kill()
         self._process.wait()
 
-    def stop(self):
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+    def has_died(self):
+        return self._process.poll() is not None
 
     def __enter__(self):
         return self.start()
 
     def __exit__(self, *_):
-        self.stop()
+        if not self.has_died():
+            self.kill()  # a replica set's member would take 15 s to leave in good order
 
     def uri(self, options=""):
         return f"mongodb://{self.address}/larnn_search?{options}"

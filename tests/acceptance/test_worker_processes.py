@@ -2,25 +2,22 @@
 
 import contextlib
 import itertools
-import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.worker_process import started_worker
 from tests.trials_tests.working import add_study, eventually, finished
 from trials.embedded import embedded_server
 from trials.mongo_store import MongoStore
 from trials.trial import FailureKind, TrialState
 
 pytestmark = pytest.mark.mongo
-ROOT = Path(__file__).parents[2]
 SHORT_LEASE = {"lease_s": 1.5, "heartbeat_s": 0.3}
 
 
@@ -43,19 +40,9 @@ def start(mongo_uri, store, tmp_path):
     with contextlib.ExitStack() as stack:
 
         def start(**settings):
-            arguments = [mongo_uri, store._database.name, json.dumps(SHORT_LEASE | settings)]
-            log = stack.enter_context((tmp_path / f"worker-{uuid.uuid4().hex}.log").open("w+"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.acceptance.worker_process", *arguments],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            process.log = lambda: Path(log.name).read_text()
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
+            settings = SHORT_LEASE | settings
+            database = store.database.name
+            return stack.enter_context(started_worker(mongo_uri, database, tmp_path, **settings))
 
         yield start
 

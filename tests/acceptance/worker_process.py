@@ -1,16 +1,40 @@
 """A worker as a process of its own, with a short lease: ``URI DATABASE SETTINGS-AS-JSON``."""
 
+import contextlib
 import json
 import logging
+import os
+import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 from tests.trials_tests.working import ALLOWED
 from trials.mongo_store import MongoStore
 from trials.worker import run_worker
 
+ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def started_worker(uri, database, folder, **settings):
+    """A worker that runs while the block does; ``log()`` is what it said."""
+    path = folder / f"worker-{uuid.uuid4().hex}.log"
+    command = [sys.executable, "-m", __name__, uri, database, json.dumps(settings)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with path.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    process.log = path.read_text
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    uri, database, settings = sys.argv[1:]
-    with MongoStore(uri, database, retry_for_s=5) as store:
-        received = run_worker(store, objectives=ALLOWED, **json.loads(settings))
+    uri, database, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    with MongoStore(uri, database, retry_for_s=settings.pop("retry_for_s", 5)) as store:
+        received = run_worker(store, objectives=ALLOWED, **settings)
     print("left after", received)

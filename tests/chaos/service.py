@@ -8,8 +8,6 @@ import time
 import uuid
 from pathlib import Path
 
-from tests.acceptance.servers import Mongod, Proxy
-
 ROOT = Path(__file__).parents[2]
 WORKERS, FEEDERS = 6, 2
 LEASE_SECONDS, HEARTBEAT_SECONDS = 3.0, 0.5
@@ -21,10 +19,10 @@ ALLOW = ["--allow-objective", "tests.chaos.objective:known"]
 class Service:
     """Starts everything, and starts again what died, as a service manager does."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, mongod, proxy):
         self.log = folder / "service.log"
-        self.mongod = Mongod(folder / "db").start()
-        self.proxy = Proxy(self.mongod.port)
+        self.mongod = mongod
+        self.proxy = proxy
         self._mark = f"LARNN_CHAOS={uuid.uuid4().hex}"
         name, _, value = self._mark.partition("=")
         self._environment = {
@@ -96,5 +94,3 @@ class Service:
         for process in self._processes:
             process.kill()
             process.wait()
-        self.proxy.close()
-        self.mongod.stop()

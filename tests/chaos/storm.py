@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 
+from tests.acceptance.servers import Mongod, Proxy
 from tests.chaos.observer import Observer
 from tests.chaos.service import LEASE_SECONDS, Service
 from trials.mongo_store import MongoStore
@@ -103,7 +104,12 @@ def run(folder, seconds, max_trials, seed, say=lambda line: None):
     Raises:
         AssertionError: If something was lost, done twice, wrong, stuck, or left running.
     """
-    with Service(folder) as service, MongoStore(service.mongod.uri(), retry_for_s=1) as store:
+    with (
+        Mongod(folder / "db") as mongod,
+        Proxy(mongod.port) as proxy,
+        Service(folder, mongod, proxy) as service,
+        MongoStore(mongod.uri(), retry_for_s=1) as store,
+    ):
         storm, observer = Storm(service, seed), Observer(store, max_trials)
         observer.launch()
         _storm(service, storm, observer, seconds, say)
@@ -138,9 +144,8 @@ def _storm(service, storm, observer, seconds, say):
             look_at = time.monotonic() + LOOK_SECONDS
             if len(observer.studies) < 2:
                 observer.launch()
-                say(
-                    f"{now - started:.0f} s: {finished} trials, {sum(storm.torments.values())} torments"
-                )
+                torments = sum(storm.torments.values())
+                say(f"{now - started:.0f} s: {finished} trials finished, {torments} torments")
             if finished > seen:
                 seen, progressed = finished, now
         assert now < progressed + STUCK_SECONDS, service.log.read_text()[-3000:]

@@ -1,0 +1,159 @@
+"""The database goes away while workers train: nothing is lost, and everything goes on."""
+
+import contextlib
+import os
+import subprocess
+
+import pytest
+
+from tests.acceptance.servers import Mongod, Proxy
+from tests.acceptance.worker_process import started_worker
+from tests.trials_tests.conftest import server_folder
+from tests.trials_tests.working import add_study, eventually, finished
+from trials.errors import StoreUnavailableError
+from trials.mongo_store import MongoStore
+from trials.store import CHECKPOINT
+from trials.trial import Outcome, Report, TrialState
+
+pytestmark = pytest.mark.mongo
+IMPATIENT = "socketTimeoutMS=500&connectTimeoutMS=500&serverSelectionTimeoutMS=500"
+LONG_LEASE = {"lease_s": 30.0, "heartbeat_s": 0.3, "retry_for_s": 0.5}
+
+
+@pytest.fixture
+def folder():
+    with server_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def mongod(folder):
+    with Mongod(folder / "db") as mongod:
+        yield mongod
+
+
+@pytest.fixture
+def store(mongod):
+    with MongoStore(mongod.uri(), retry_for_s=10) as store:
+        yield store
+
+
+@pytest.fixture
+def proxy(mongod):
+    with Proxy(mongod.port) as proxy:
+        yield proxy
+
+
+def attempt_undisturbed(store):
+    """The study's two trials, each run once, with every report."""
+    trials = eventually(lambda: finished(store))
+    for trial in trials:
+        assert (trial.state, trial.attempt, trial.failures) == (TrialState.COMPLETE, 1, ())
+        assert [report.step for report in trial.reports] == [1, 2, 3]
+
+
+def test_mongod_is_killed_and_started_again(mongod, store, tmp_path):
+    gate = tmp_path / "gate"
+    add_study(store, "steps", [{"steps": 3, "gate": str(gate)}] * 2)
+    with started_worker(mongod.uri(IMPATIENT), "larnn_search", tmp_path, **LONG_LEASE) as worker:
+        eventually(lambda: store.get_trial("s", 0).reports)
+        mongod.kill()
+        gate.touch()  # trial 0 ends while there is no database
+        eventually(lambda: "cannot reach MongoDB" in worker.log())
+        mongod.start()
+        attempt_undisturbed(store)
+
+
+@pytest.mark.parametrize("how", ["cut", "silence"])
+def test_connections_are_cut_and_mended(store, proxy, tmp_path, how):
+    gate = tmp_path / "gate"
+    add_study(store, "steps", [{"steps": 3, "gate": str(gate)}] * 2)
+    uri = proxy.uri(IMPATIENT)
+    with started_worker(uri, "larnn_search", tmp_path, **LONG_LEASE) as worker:
+        eventually(lambda: store.get_trial("s", 0).reports)
+        getattr(proxy, how)()
+        gate.touch()
+        eventually(lambda: "cannot reach MongoDB" in worker.log())
+        assert store.get_trial("s", 0).state is TrialState.RUNNING
+        proxy.mend()
+        attempt_undisturbed(store)
+
+
+def test_a_primary_steps_down(folder, tmp_path):
+    with contextlib.ExitStack() as stack:
+        members = [
+            stack.enter_context(Mongod(folder / f"db{i}", "--replSet", "set", "--oplogSize", "16"))
+            for i in range(3)
+        ]
+        initiate(members)
+        hosts = ",".join(member.address for member in members)
+        uri = f"mongodb://{hosts}/larnn_search?replicaSet=set&{IMPATIENT}"
+        store = stack.enter_context(MongoStore(uri, retry_for_s=20))
+        gate = tmp_path / "gate"
+        add_study(store, "steps", [{"steps": 3, "gate": str(gate)}] * 2)
+        stack.enter_context(started_worker(uri, "larnn_search", tmp_path, **LONG_LEASE))
+        eventually(lambda: store.get_trial("s", 0).reports)
+        before = store.database.client.primary
+        assert before is not None
+        store.database.client.admin.command("replSetStepDown", 60)
+        gate.touch()
+        attempt_undisturbed(store)
+        assert store.database.client.primary != before
+
+
+def initiate(members):
+    """Make a replica set that elects a new primary within about a second."""
+    config = {
+        "_id": "set",
+        "settings": {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 500},
+        "members": [{"_id": i, "host": member.address} for i, member in enumerate(members)],
+    }
+    with members[0].client() as client:
+        client.admin.command("replSetInitiate", config)
+        eventually(lambda: client.admin.command("hello")["isWritablePrimary"])
+
+        def all_follow():
+            status = client.admin.command("replSetGetStatus")
+            return all(
+                member["stateStr"] in ("PRIMARY", "SECONDARY") for member in status["members"]
+            )
+
+        eventually(all_follow)
+
+
+# -- what does not fit ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 MB; only who may mount one can run the test."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", place], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no right to mount a file system: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_under_mongod_is_told_and_waited_for(small_disk):
+    with Mongod(small_disk / "db") as mongod, MongoStore(mongod.uri(), retry_for_s=2) as store:
+        add_study(store, "steps", [{}, {}])
+        trial = store.reserve("s", "w", "h", "t", 1000)
+        filler = small_disk / "filler"
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            for _ in range(400):
+                file.write(bytes(1 << 20))
+        with pytest.raises(StoreUnavailableError) as told:
+            store.save_blob(trial.claim, CHECKPOINT, os.urandom(200 << 20))
+        filler.unlink()
+        if mongod.has_died():  # it lets itself fall rather than lose its journal
+            assert "cannot reach MongoDB" in str(told.value)
+            mongod.start()
+        else:
+            assert "is full: free some space" in str(told.value)
+        store.report(trial.claim, [Report(1, 0.5)])
+        done = store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
+        assert [report.step for report in done.reports] == [1]
