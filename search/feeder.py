@@ -39,6 +39,8 @@ BATCH = 8
 """Suggestions in one round, so that the lease is renewed between them."""
 SHORTEST_PAUSE, LONGEST_PAUSE, STANDBY_PAUSE = 0.02, 0.5, 1.0
 """Seconds between two rounds: while workers are hungry, while all is quiet, without the lease."""
+ORPHANS_SECONDS = 3600.0
+"""Between two looks for blobs that were left behind."""
 OVER = (StudyState.COMPLETE, StudyState.CANCELLED)
 _log = logging.getLogger(__name__)
 
@@ -139,6 +141,8 @@ class Feeder:
             return True
         if self._is_due("expired", self._lease_s / 10):
             self._store.release_expired()
+        if self._is_due("orphans", ORPHANS_SECONDS):
+            self._store.sweep_blobs()
         before = self._stand()
         rule_wants_reports = dict(study.spec.pruner) != {"name": "none"}
         finished = self._view.refresh(self._clock(), rule_wants_reports)
@@ -293,6 +297,7 @@ class Feeder:
         for trial in waiting:
             self._cancel(trial)
         self._sweep_weights(at_least=0)
+        self._store.sweep_blobs()
         self._store.set_study_state(self._name, StudyState.COMPLETE, reason)
         self.leave()
         return True

@@ -7,6 +7,7 @@ refers to is an orphan, unless its own attempt still runs: it may be half writte
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import gridfs
 from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from trials.documents import Document
@@ -60,8 +62,14 @@ class Blobs:
 
     def write(self, key: str, data: bytes) -> None:
         """Write all of ``data``; the key is readable only once it is complete."""
-        with self._bucket.open_upload_stream_with_id(key, key) as stream:
-            stream.write(data)
+        try:
+            with self._bucket.open_upload_stream_with_id(key, key) as stream:
+                stream.write(data)
+        except OperationFailure:
+            # Each of many tries would else leave a part behind, above all on a full disk.
+            with contextlib.suppress(PyMongoError):
+                self.delete(key)
+            raise
 
     def read(self, key: str) -> bytes | None:
         """Read it whole; None when it is not, or no longer, there."""

@@ -83,7 +83,12 @@ def is_outage(error: PyMongoError) -> bool:
         return True
     if not isinstance(error, OperationFailure):
         return False
-    return bool(_codes(error) & (PASSING | {OUT_OF_DISK}))
+    return bool(_codes(error) & PASSING) or _is_out_of_disk(error)
+
+
+def _is_out_of_disk(error: OperationFailure) -> bool:
+    # An insert that finds the disk full is told as "unknown error" (8), with the system's words.
+    return OUT_OF_DISK in _codes(error) or "No space left on device" in str(error)
 
 
 def _codes(error: OperationFailure) -> set[int]:
@@ -119,7 +124,7 @@ def translated(error: PyMongoError, where: str) -> Exception:
             f"MongoDB at {where} does not allow this user to do that ({_first_line(error)}): "
             "log in as a user with the right to, see `larnn-search mongo users`"
         )
-    if OUT_OF_DISK in codes:
+    if _is_out_of_disk(error):
         return StoreUnavailableError(
             f"the disk of MongoDB at {where} is full: free some space, then start this again"
         )

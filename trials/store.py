@@ -253,6 +253,9 @@ class TrialStore(Protocol):
     def drop_blobs(self, study: str, kind: str, keep: Sequence[int]) -> int:
         """Delete blobs of finished trials except those of the numbers in ``keep``; how many."""
 
+    def sweep_blobs(self) -> int:
+        """Delete what uploads that were cut off left behind; how many blobs that was."""
+
     # -- workers ---------------------------------------------------------------------------------
 
     def beat_worker(self, worker: WorkerInfo) -> None:
