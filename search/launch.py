@@ -10,7 +10,7 @@ from typing import Any
 
 from search.presets import PRESETS
 from search.space import Space, check_larnn, parse_assignment, resolve
-from trials.study import StudySpec
+from trials.study import StudySpec, check_study_name
 
 DEFAULT_OBJECTIVE = "search.objective:train_larnn"
 _DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in dataclasses.fields(StudySpec)}
@@ -56,6 +56,7 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
     Raises:
         ValueError: For an unknown space, data set or parameter, or a value out of range.
     """
+    check_study_name(request.study)  # before what takes time
     own = request.objective in (None, DEFAULT_OBJECTIVE)
     space, fixed, max_trials = _own_settings(request) if own else _foreign_settings(request)
     for assignment in request.fix:
