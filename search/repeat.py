@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import TrialConfig
+from search import author_trials
 from search.launch import DEFAULT_OBJECTIVE
 from search.space import parse_assignment
 from trials.study import Study
 from trials.trial import Trial
 
 
-def repeat_command(study: Study, trial: Trial) -> str:
+def repeat_command(study: Study, trial: Trial) -> str | None:
     """A line for a shell; for the LARNN it names every setting, the seed and the threads.
 
     On the same CPU type, backend and versions (they are in the trial's result) it gives the same
-    loss to the bit.
+    loss to the bit. None for the paper author's trials: his program is not here.
     """
+    if study.spec.objective == author_trials.OBJECTIVE:
+        return None
     module, _, function = study.spec.objective.partition(":")
     if study.spec.objective != DEFAULT_OBJECTIVE:
         program = f"from {module} import {function}; print({function}({dict(trial.params)!r}))"

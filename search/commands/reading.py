@@ -93,8 +93,9 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
         print_json({**results.to_json_row(trial, with_reports=True), "repeat": repeat})
     else:
         screens.print_trial(found, trial)
-        # Not through a table: it is to be copied as one line.
-        click.echo(f"\nRepeat it, without the database:\n{repeat}")
+        if repeat is not None:
+            # Not through a table: it is to be copied as one line.
+            click.echo(f"\nRepeat it, without the database:\n{repeat}")
 
 
 @click.command()

@@ -237,6 +237,7 @@ def test_the_authors_trials_become_studies(database, larnn, tmp_path):
     assert second.result["test_people_accuracy"] == 0.8
     assert [(r.step, r.loss) for r in second.reports] == [(1, 0.6), (2, 0.5)]
     TrialConfig.from_params(second.params)
+    assert json.loads(larnn("show", "author-round-1", 1, "--json"))["repeat"] is None
 
 
 def test_a_file_of_another_layout_is_named(larnn, tmp_path):
