@@ -55,8 +55,8 @@ def test_workers_have_the_cores_they_were_given(stack: Stack) -> None:
 
 def test_mongod_runs_as_its_own_user(stack: Stack) -> None:
     (container,) = stack.containers("mongo")
-    users = stack.docker("top", container, "-o", "uid,comm")
-    assert [line.split()[0] for line in users.splitlines() if "mongod" in line] == ["999"]
+    users = stack.docker("top", container, "-o", "pid,uid,comm")
+    assert [line.split()[1] for line in users.splitlines() if "mongod" in line] == ["999"]
     assert stack.inspect(container)["HostConfig"]["Memory"] > 0
 
 
@@ -66,7 +66,7 @@ def test_no_password_shows_in_docker_or_the_logs(stack: Stack) -> None:
         for container in stack.containers(service, running=False):
             shown += json.dumps(stack.inspect(container))
     for container in stack.containers("worker") + stack.containers("mongo"):
-        shown += stack.docker("top", container, "-o", "args")
+        shown += stack.docker("top", container, "-o", "pid,args")
     assert [name for name in SECRETS if stack.secret(name) in shown] == []
 
 

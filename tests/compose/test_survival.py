@@ -34,17 +34,17 @@ def test_a_search_loses_nothing(stack: Stack) -> None:
     stack.compose("up", "-d", "--scale", "worker=1")
     stack.search(*LAUNCH, "--no-wait")
     with stack.store() as store:
-        wait_until(lambda: finished(store) >= 1, 120, "a first finished trial")
+        wait_until(lambda: finished(store) >= 1, 300, "a first finished trial")
 
         stack.compose("up", "-d", "--scale", "worker=3", "--no-recreate")
-        wait_until(lambda: len(running(store)) == 3, 60, "three workers at work")
+        wait_until(lambda: len(running(store)) == 3, 120, "three workers at work")
 
         _lose_a_worker(stack, store)
         _kill_the_feeder(stack, store)
 
         stack.compose("restart", "-t", "0", "mongo")
         seen = finished(store)
-        wait_until(lambda: finished(store) > seen, 120, "a finished trial after mongo's restart")
+        wait_until(lambda: finished(store) > seen, 300, "a finished trial after mongo's restart")
 
     _stop_and_go_on(stack)
     _check_answer(stack)
@@ -63,7 +63,7 @@ def _lose_a_worker(stack: Stack, store: MongoStore) -> None:
             for failure in trial.failures
             if failure.kind is FailureKind.LOST_WORKER and failure.host == victim.host
         ],
-        90,
+        180,
         "the lost worker's trial taken back",
     )
     assert len(lost) == 1
@@ -76,7 +76,7 @@ def _kill_the_feeder(stack: Stack, store: MongoStore) -> None:
     stack.docker("exec", feeder, "sh", "-c", "kill -9 -1 || true")
     wait_until(lambda: stack.inspect(feeder)["RestartCount"] == 1, 60, "the feeder's restart")
     seen = finished(store)
-    wait_until(lambda: finished(store) > seen, 120, "a finished trial after the feeder's death")
+    wait_until(lambda: finished(store) > seen, 300, "a finished trial after the feeder's death")
 
 
 def _stop_and_go_on(stack: Stack) -> None:
@@ -86,7 +86,7 @@ def _stop_and_go_on(stack: Stack) -> None:
     with stack.store() as store:
         assert finished(store) < MAX_TRIALS, "`down` came too late to prove anything"
         wait_until(
-            lambda: store.get_study(STUDY).state is StudyState.COMPLETE, 300, "the study's end"
+            lambda: store.get_study(STUDY).state is StudyState.COMPLETE, 600, "the study's end"
         )
         assert running(store) == []
 
