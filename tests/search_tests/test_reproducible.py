@@ -1,5 +1,6 @@
 """One seed, one search: the same suggestions when serial, the same loss to the bit."""
 
+import shlex
 import threading
 from pathlib import Path
 
@@ -7,14 +8,15 @@ import pytest
 
 from search import objective
 from search.feeder import Feeder
-from search.launch import Request, build_spec
+from search.launch import DEFAULT_OBJECTIVE, Request, build_spec
 from search.parameter import Parameter
-from search.space import Space
+from search.repeat import repeat_command
+from search.space import Space, parse_assignment
 from search.suggest import Suggester
 from tests.model_tests.tiny_data import tiny
 from tests.search_tests.test_objective import Context
 from tests.trials_tests.objectives import HERE
-from tests.trials_tests.working import RunningWorker
+from tests.trials_tests.working import RunningWorker, add_study, eventually, finished
 from trials.memory_store import MemoryStore
 from trials.study import StudySpec
 from trials.trial import Outcome, TrialState
@@ -98,6 +100,21 @@ def test_a_trial_keeps_what_is_needed_to_repeat_it():
     named = {"larnn-search", "torch", "numpy", "python"} | ({"git"} if is_checkout else set())
     assert set(told["versions"]) == named
     assert told["data_fingerprint"]
+
+
+def test_the_command_that_show_prints_repeats_the_trial():
+    params = {**SMALL, **TRAINING, "epochs": 1, "time_stride": 16, "batch_size": 1024}
+    store = MemoryStore()
+    study = add_study(store, DEFAULT_OBJECTIVE, [params])
+    with RunningWorker(store, objectives=[DEFAULT_OBJECTIVE]):
+        (trial,) = eventually(lambda: finished(store), timeout_s=120)
+    assert trial.state is TrialState.COMPLETE, trial.failures
+    words = shlex.split(repeat_command(study, trial))
+    assert words[:6] == ["larnn-search", "train", "--threads", "1", "--device", "cpu"]
+    settings = dict(parse_assignment(word) for word in words[7::2])
+    context = Context(seed=-1)  # of no use: the command names the seed
+    context.requirements = {}
+    assert objective.train_larnn(settings, context)["loss"] == trial.loss
 
 
 def test_every_limit_reaches_the_study(tmp_path):
