@@ -254,14 +254,20 @@ class _Folder:
         A mongod holds a lock on ``mongod.lock``, in which its process id stands, for as long as it
         lives.
         """
-        try:
-            with (self.database / "mongod.lock").open("rb") as file:
-                try:
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline:
+            try:
+                with (self.database / "mongod.lock").open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return int(file.read())
-        except FileNotFoundError:
-            pass
+            except BlockingIOError:
+                if written := (self.database / "mongod.lock").read_bytes().strip():
+                    return int(written)
+                # It empties the file last of all, a moment before it lets go.
+                time.sleep(POLL_S)
+            except FileNotFoundError:
+                return None
+            else:
+                return None
         return None
 
     def _answers(self) -> bool:

@@ -1,6 +1,7 @@
 """The private mongod, with real processes: one server for all, gone with its last user."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -136,6 +137,17 @@ def test_a_server_that_was_killed_is_started_again(state_dir: Path) -> None:
         assert eventually(lambda: embedded.status(state_dir).pid is None)
         with embedded.embedded_server(state_dir):
             assert store.get_study("s").name == "s"  # found again through the same socket
+
+
+def test_a_server_about_to_end_is_waited_for(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = state_dir / "db" / "mongod.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("wb") as held:  # emptied, not yet let go: a mongod's last moment
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(held, fcntl.LOCK_UN))
+        assert embedded.status(state_dir).pid is None
 
 
 def test_a_kept_server_stays_until_it_is_stopped(state_dir: Path) -> None:
