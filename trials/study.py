@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,8 +98,10 @@ class StudySpec:
             "memory_limit_bytes",
         ):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN neither
                 raise InvalidValueError(f"{name} must be above 0, got {value}")
+        if self.until_loss is not None and math.isnan(self.until_loss):
+            raise InvalidValueError("until_loss must be a number to be reached, got nan")
 
 
 IDENTITY_FIELDS = ("objective", "space", "fixed", "algorithm", "seed", "threads", "requirements")
