@@ -13,7 +13,16 @@ from typing import Any
 
 import click
 
-from search.commands import catalogue, doctor, moving, reading, searching, server, steering
+from search.commands import (
+    catalogue,
+    doctor,
+    figures,
+    moving,
+    reading,
+    searching,
+    server,
+    steering,
+)
 from search.options import defaults_from_file
 from trials import errors
 
@@ -55,7 +64,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.default_map = defaults_from_file(cli.commands)
 
 
-for module in (searching, reading, steering, moving, catalogue, doctor, server):
+for module in (searching, reading, figures, steering, moving, catalogue, doctor, server):
     for command in module.COMMANDS:
         cli.add_command(command)
 

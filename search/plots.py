@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import matplotlib as mpl
 import numpy as np
@@ -37,6 +38,7 @@ from search.space import Space
 __all__ = [
     "KINDS",
     "best_loss_over_trials",
+    "check_file_type",
     "choice_distributions",
     "learning_curves",
     "loss_against_settings",
@@ -46,6 +48,7 @@ __all__ = [
     "throughput",
     "window_heads_heatmap",
     "worker_timeline",
+    "write_figure",
 ]
 
 FILE_TYPES = ("png", "svg", "pdf")
@@ -137,7 +140,8 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
             zorder=4,
         )
     _state_legend(axes, reports.drop_duplicates("number")["state"])
-    axes.set_ylim(loss_limits(reports["loss"]))
+    settled = reports["loss"][reports["step"] > reports["step"].max() / 3]  # not the steep start
+    axes.set_ylim(loss_limits(settled))
     axes.set_ylabel("validation loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step (for the LARNN: epoch)")
@@ -285,15 +289,29 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         ValueError: For another suffix.
     """
+    write_figure(figure, path, check_file_type(path))
+
+
+def check_file_type(path: Path) -> str:
+    """The type of figure that a path's suffix asks for: png, svg or pdf.
+
+    Raises:
+        ValueError: For another suffix.
+    """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FILE_TYPES:
         found = f"{path.suffix!r}" if path.suffix else "none"
         raise ValueError(
             f"a figure's file ends in .{', .'.join(FILE_TYPES)}; {path.name!r} ends in {found}"
         )
+    return kind
+
+
+def write_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
+    """Write a figure of type png, svg or pdf to a file, without a date."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context({"svg.hashsalt": "larnn-search"}):
-        figure.savefig(path, metadata=undated[kind])
+        figure.savefig(target, format=kind, metadata=undated[kind])
 
 
 def _dot_size(count: int) -> float:

@@ -212,13 +212,14 @@ def print_datasets(cards: Sequence[DatasetInfo]) -> None:
     """One row a data set."""
     made = table("data set", "what", ">sequences", "shape [T,F]", ">classes", ">people", "here", "")
     for card in cards:
+        shape = None if card.steps is None else f"[{card.steps}, {card.channels}]"
         made.add_row(
             card.name,
             card.doc,
-            str(card.sequences),
-            f"[{card.steps}, {card.channels}]",
-            str(card.classes),
-            str(card.people),
+            *(
+                format_value(number)
+                for number in (card.sequences, shape, card.classes, card.people)
+            ),
             "yes" if card.present else "no",
             f"{card.licence}; {card.source}",
         )
@@ -264,3 +265,34 @@ def sampled_as(row: Parameter) -> str:
         "loguniform": "evenly in the logarithm",
         "logint": "whole numbers, evenly in the logarithm",
     }[row.kind]
+
+
+def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One row a study; what intervals mean stands below."""
+    columns = (">trials", ">hours", ">best loss", ">validation", ">expected loss [95 %]")
+    made = table("study", "cell", *columns, ">test [95 %]", ">parameters")
+    for row in rows:
+        low, high = row["expected_interval"] or (None, None)
+        expected = format_value(row["expected_loss"])
+        if low is not None:
+            expected += f" [{format_value(low)}, {format_value(high)}]"
+        test = accuracy(row["test_accuracy"])
+        if row["test_interval"]:
+            test += " [{:.2f}, {:.2f}]".format(*(100 * end for end in row["test_interval"]))
+        made.add_row(
+            row["study"],
+            str(row["cell"] or "-"),
+            f"{row['complete']}/{row['finished']}",
+            f"{row['hours']:.2f}",
+            format_value(row["best_loss"]),
+            accuracy(row["validation_accuracy"]),
+            expected,
+            test,
+            format_value(row["parameters"]),
+        )
+    budget = rows[0]["budget"] if rows else 0
+    below = (
+        f"trials: complete/finished. expected loss: the best of {budget} trials, on average and in "
+        "95 of 100 searches. test: the chosen trial, over sequences (one person's are alike)."
+    )
+    print_rich(made, Text(below, style="dim"))

@@ -1,0 +1,111 @@
+"""Commands that draw and weigh studies: plot, report, compare. A study may be an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from search.commands.reading import print_json
+from search.options import json_option, mistakes, mongo_option, opened
+
+if TYPE_CHECKING:
+    from search.source import StudyData
+
+KINDS = (
+    "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
+    "throughput", "timeline",
+)  # fmt: skip
+"""`search.plots.KINDS`, which would bring in matplotlib; a test holds the two together."""
+study_or_file = click.argument("study", metavar="STUDY|FILE.jsonl")
+
+
+@click.command()
+@study_or_file
+@click.argument("kind", type=click.Choice(KINDS))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="File to write: .png, .svg or .pdf.",
+)  # fmt: skip
+@mongo_option
+def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
+    """Draw one figure of a study into a file."""
+    from search import plots
+
+    with mistakes():
+        plots.check_file_type(output)
+    data = _read(study, mongo)
+    with _analysis():
+        figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
+    with _written(output):
+        plots.save_figure(figure, output)
+
+
+@click.command()
+@study_or_file
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="File to write, .html.",
+)  # fmt: skip
+@mongo_option
+def report(study: str, output: Path, mongo: str | None) -> None:
+    """Write one self-contained page: the winner in words, tables and all figures."""
+    from search.report import report as page
+
+    if output.suffix != ".html":
+        raise click.UsageError(f"a report's file ends in .html, got {output.name!r}")
+    data = _read(study, mongo)
+    with _analysis():
+        text = page(data)
+    with _written(output):
+        output.write_text(text, encoding="utf-8")
+
+
+@click.command()
+@click.argument("studies", metavar="STUDY|FILE.jsonl...", nargs=-1, required=True)
+@mongo_option
+@json_option
+def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
+    """Set studies side by side at equal budgets, with 95 % intervals."""
+    from search import screens
+    from search.compare import compare as rows_of
+    from search.results import to_plain
+
+    rows = rows_of([_read(study, mongo) for study in studies])
+    if as_json:
+        print_json(to_plain(rows))
+    else:
+        screens.print_comparison(rows)
+
+
+COMMANDS = (plot, report, compare)
+
+
+def _read(study: str, mongo: str | None) -> StudyData:
+    from search import source
+
+    if source.is_file(study):
+        return source.from_file(Path(study))
+    with opened(mongo) as store:
+        return source.from_store(store, study)
+
+
+@contextmanager
+def _analysis() -> Iterator[None]:
+    """Say in one line what to install where an extra is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
+    click.echo(path)

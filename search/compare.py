@@ -1,0 +1,93 @@
+"""Studies side by side: what each reached, and how sure that is at equal budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.results import duration_s
+from search.source import StudyData
+from trials.trial import BUDGET_STATES, TrialState
+
+Interval = tuple[float, float]
+Z95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
+    """One row of plain JSON values a study, in the order given.
+
+    ``expected_loss`` is the least loss to expect of ``budget`` trials of the study, with the
+    interval that holds it in 95 of 100 searches (draws of ``budget`` losses with replacement, in
+    closed form: Dodge et al. 2019, "Show Your Work", section 3.1). The budget is the number of
+    finished trials of the smallest study, so that nobody wins by having tried more. Trials without
+    a result (pruned, failed) count as worse than every other.
+
+    ``test_accuracy`` is the logged look at the test people, with a 95 % Wilson interval over its
+    sequences; sequences of one person resemble each other, so the truth is wider.
+    """
+    budget = min((_finished(data) for data in studies), default=0)
+    return [_row(data, budget) for data in studies]
+
+
+def _finished(data: StudyData) -> int:
+    return sum(trial.state in BUDGET_STATES for trial in data.trials)
+
+
+def _row(data: StudyData, budget: int) -> dict[str, Any]:
+    best = data.best
+    hours = sum(duration_s(trial) or 0.0 for trial in data.trials) / 3600
+    look = _test_look(data)
+    return {
+        "study": data.study.name,
+        "cell": best.params.get("cell", "larnn") if best else None,
+        "data": data.study.spec.fixed.get("data"),
+        "finished": _finished(data),
+        "complete": sum(trial.state is TrialState.COMPLETE for trial in data.trials),
+        "hours": hours,
+        "best_number": best.number if best else None,
+        "best_loss": best.loss if best else None,
+        "validation_accuracy": best.result.get("validation_accuracy") if best else None,
+        "parameters": best.result.get("num_parameters") if best else None,
+        "budget": budget,
+        **dict(zip(("expected_loss", "expected_interval"), _expected(data, budget), strict=True)),
+        "test_accuracy": look.get("test_accuracy"),
+        "test_interval": _wilson(look),
+    }
+
+
+def _expected(data: StudyData, budget: int) -> tuple[float | None, Interval | None]:
+    """Mean and 95 % interval of the least of ``budget`` losses drawn from the study's."""
+    finished = [trial for trial in data.trials if trial.state in BUDGET_STATES]
+    complete = (t.loss for t in finished if t.state is TrialState.COMPLETE and t.loss is not None)
+    losses = np.sort([loss for loss in complete if np.isfinite(loss)])
+    if not len(losses) or not budget:
+        return None, None
+    # P(least of the draws > losses[i]) = (1 - (i + 1) / n) ** budget
+    left: NDArray[np.float64] = (1 - np.arange(1, len(losses) + 1) / len(finished)) ** budget
+    share = -np.diff(np.append(1.0, left))
+    reached = 1 - left
+    low, high = (
+        losses[min(int(np.searchsorted(reached, q)), len(losses) - 1)] for q in (0.025, 0.975)
+    )
+    return float(losses @ share / share.sum()), (float(low), float(high))
+
+
+def _test_look(data: StudyData) -> Mapping[str, Any]:
+    """The look at the test people for the best trial; empty where there was none."""
+    best = data.best
+    looks = [look for look in data.study.test_looks if best and look["number"] == best.number]
+    return looks[-1] if looks else {}
+
+
+def _wilson(look: Mapping[str, Any]) -> Interval | None:
+    """95 % interval of a share of sequences (Wilson 1927)."""
+    share, count = look.get("test_accuracy"), look.get("test_sequences")
+    if share is None or not count:
+        return None
+    middle = share + Z95**2 / (2 * count)
+    reach = Z95 * float(np.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2)))
+    return (middle - reach) / (1 + Z95**2 / count), (middle + reach) / (1 + Z95**2 / count)

@@ -1,0 +1,69 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from search.compare import compare
+from search.source import StudyData, from_file
+from tests.search_tests.sample_study import START, sample_study, sample_trials
+from trials.errors import InvalidValueError
+from trials.transfer import dump
+
+
+def data(count=60, *, seed=7, looks=()):
+    study = dataclasses.replace(sample_study(), test_looks=looks)
+    return StudyData(study, tuple(sample_trials(count, seed=seed)))
+
+
+def test_budgets_are_those_of_the_smallest_study():
+    rows = compare([data(60), data(20)])
+    assert {row["budget"] for row in rows} == {rows[1]["finished"]}
+    assert rows[1]["finished"] == 20
+
+
+def test_expected_loss_is_that_of_drawn_searches():
+    large = data(60)
+    (row, _) = compare([large, data(20)])
+    finished = [t.loss if t.state == "COMPLETE" else np.inf for t in large.trials]
+    draws = np.random.default_rng(0).choice(finished, size=(20_000, 20)).min(axis=1)
+    assert row["expected_loss"] == pytest.approx(draws.mean(), rel=0.01)
+    np.testing.assert_allclose(row["expected_interval"], np.quantile(draws, [0.025, 0.975]), 0.05)
+
+
+def test_more_trials_alone_do_not_make_a_study_better():
+    small, large = compare([data(20), data(200)])
+    assert large["best_loss"] < small["best_loss"]
+    low, high = large["expected_interval"]
+    assert low <= small["best_loss"] <= high
+
+
+def test_the_chosen_trials_look_at_the_test_people_comes_with_its_interval():
+    plain = data()
+    look = {"number": plain.best.number, "test_accuracy": 0.9, "test_sequences": 1000, "at": START}
+    other = {**look, "number": plain.best.number + 1, "test_accuracy": 0.1}
+    (row,) = compare([data(looks=(look, other))])
+    assert row["test_accuracy"] == 0.9
+    # by hand, Wilson (1927): centre 0.89847, half width 0.01861
+    np.testing.assert_allclose(row["test_interval"], (0.87984, 0.91711), atol=2e-4)
+
+
+def test_a_study_without_results_has_a_row_without_numbers():
+    (row,) = compare([StudyData(sample_study(), ())])
+    assert row["expected_loss"] is row["best_loss"] is row["test_interval"] is None
+
+
+def test_an_exported_file_is_the_study(tmp_path):
+    study, trials = sample_study(), sample_trials(12)
+    (tmp_path / "quick.jsonl").write_text("".join(dump(study, trials)))
+    found = from_file(tmp_path / "quick.jsonl")
+    assert found.study.spec == study.spec
+    assert [trial.loss for trial in found.trials] == [trial.loss for trial in trials]
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "No such file"), ("{}\n", "line 1")])
+def test_a_file_that_is_no_study_is_refused_by_name(tmp_path, text, words):
+    path = tmp_path / "gone.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidValueError, match=rf"gone\.jsonl is no exported study: .*{words}"):
+        from_file(path)

@@ -1,0 +1,90 @@
+import html.parser
+import json
+
+import pytest
+
+from search import plots
+from search.cli import run_command
+from search.commands import figures
+from search.report import ORDER, report, winner_in_words
+from search.source import StudyData
+from tests.search_tests.sample_study import sample_study, sample_trials
+from trials.transfer import dump
+
+
+@pytest.fixture
+def exported(tmp_path):
+    path = tmp_path / "quick.jsonl"
+    path.write_text("".join(dump(sample_study(), sample_trials(20))))
+    return path
+
+
+def test_the_command_and_the_report_know_every_figure():
+    assert sorted(figures.KINDS) == sorted(plots.KINDS)
+    assert set(ORDER) == set(plots.KINDS) - {"best-time"}
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_plot_draws_an_exported_study_without_a_database(exported, suffix, magic, capsys):
+    output = exported.with_suffix(f".{suffix}")
+    assert run_command(["plot", str(exported), "settings", "-o", str(output)]) == 0
+    assert output.read_bytes().startswith(magic)
+    assert capsys.readouterr().out.strip() == str(output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plot", "FILE", "settings", "-o", "figure.gif"], ".png, .svg, .pdf"),
+        (["plot", "FILE", "settings", "-o", "/nowhere/figure.png"], "cannot be written"),
+        (["plot", "FILE", "sketch", "-o", "figure.png"], "'sketch' is not one of"),
+        (["plot", "gone.jsonl", "settings", "-o", "figure.png"], "gone.jsonl is no exported"),
+        (["report", "FILE", "-o", "report.pdf"], "ends in .html"),
+        (["compare"], "Missing argument"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(exported, arguments, words, capsys):
+    given = [str(exported) if word == "FILE" else word for word in arguments]
+    assert run_command(given) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_compare_prints_a_row_a_study_and_the_same_as_json(exported, capsys):
+    assert run_command(["compare", str(exported), str(exported)]) == 0
+    assert capsys.readouterr().out.count("quick") == 2
+    assert run_command(["compare", str(exported), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["finished"] == 20
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [(tag, name, value) for name, value in attrs if name in ("src", "href")]
+        self.found += [(tag, "", "")] if tag in ("script", "link", "iframe") else []
+
+
+def test_a_report_needs_nothing_but_itself_and_escapes_what_people_wrote(exported):
+    trials = sample_trials(20)
+    spec_fixed = {"data": "<script>alert(1)</script>"}
+    study = sample_study()
+    object.__setattr__(study.spec, "fixed", spec_fixed)
+    page = report(StudyData(study, tuple(trials)), kinds=("best", "settings"))
+    links = Links()
+    links.feed(page)
+    assert [tag for tag, *_ in links.found] == ["img", "img"]
+    assert all(value.startswith("data:image/png;base64,") for *_, value in links.found)
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_winner_is_told_in_words():
+    data = StudyData(sample_study(), tuple(sample_trials(60)))
+    told = winner_in_words(data)
+    assert told.startswith(f"Trial {data.best.number} won with a validation loss of ")
+    assert f"window_size {data.best.params['window_size']}" in told
+    assert winner_in_words(StudyData(sample_study(), ())) == "No trial is complete yet."
