@@ -11,13 +11,15 @@ from search.options import json_option, mistakes
 
 
 @click.command()
+@click.argument("name", required=False)
 @json_option
-def datasets(as_json: bool) -> None:
-    """List the data sets: shapes, classes, people, licence and source."""
+def datasets(name: str | None, as_json: bool) -> None:
+    """List the data sets, or load and describe one: shape, classes, people, licence, source."""
     from model import data
     from search.screens import print_datasets
 
-    cards = data.available()
+    with mistakes():
+        cards = [data.describe(data.load(name))] if name else data.available()
     if as_json:
         print_json([dataclasses.asdict(card) for card in cards])
     else:
