@@ -112,6 +112,11 @@ def _fit(config: TrialConfig, data: Dataset, context: TrialContext | None) -> Fi
         return fit(config, data)
 
     def report(epoch: Epoch) -> None:
+        print(  # for `larnn-search logs`
+            f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}, validation loss "
+            f"{epoch.validation_loss:.4f}, accuracy {epoch.validation_accuracy:.4f}, "
+            f"{epoch.seconds:.1f} s"
+        )
         context.report(
             epoch.epoch,
             epoch.validation_loss,
