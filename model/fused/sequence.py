@@ -161,16 +161,24 @@ def _moments(norm: StepBatchNorm, steps: range, span: Span) -> tuple[Tensor, Ten
 
     What is the same for every sequence has 1/std 0: its norm is the shift alone.
     """
-    at = torch.arange(steps.start, steps.stop) + int(span.first[0])
-    known = at.clamp(0, len(norm.running_mean) - 1)
-    mean = norm.running_mean[known]
-    inverse = (norm.running_var[known] + EPSILON).rsqrt()
-    varies = at > 0 if norm.constant_start else torch.ones_like(at, dtype=torch.bool)
-    measured = torch.zeros_like(varies)
-    if span.training:
-        measured = varies & torch.tensor([span.running[max(step, 0)] >= 2 for step in steps])
-    inverse = inverse * varies[:, None]
-    return torch.stack([mean, inverse], dim=1), measured.to(torch.uint8)
+    first = int(span.first[0])
+    measured = [
+        span.training
+        and span.running[max(step, 0)] >= 2
+        and not (norm.constant_start and first + step <= 0)
+        for step in steps
+    ]
+    moments = norm.weight.new_zeros(len(steps), 2, len(norm.weight))
+    learned = [
+        (row, min(first + step, len(norm.running_mean) - 1))
+        for row, step in enumerate(steps)
+        if not measured[row] and not (norm.constant_start and first + step <= 0)
+    ]
+    if learned:
+        rows, known = (list(part) for part in zip(*learned, strict=True))
+        moments[rows, 0] = norm.running_mean[known]
+        moments[rows, 1] = (norm.running_var[known] + EPSILON).rsqrt()
+    return moments, torch.tensor(measured, dtype=torch.uint8)
 
 
 def _learn(

@@ -94,6 +94,14 @@ inline int64_t outer_scratch(int64_t columns, int64_t steps, int64_t blocks) {
   return (columns + kGradCols - 1) / kGradCols * kGradCols * steps * blocks * kBlockBytes;
 }
 
+// Keeps the compiler from loading the value anew for each of its uses.
+template <class T> inline Vec<T> in_register(Vec<T> value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
+  return value;
+}
+
 // gradient[r][c] += sum over steps, blocks and lanes of a[r] b[c]: register tiles whose lanes are
 // summed once for all steps. `b` is first copied tile by tile, as it will be read again and again.
 // Rows and columns past the end are read (buffers are padded) and left out.
@@ -115,6 +123,8 @@ void outer_product(T* gradient, int64_t leading, const Panels<T>& a, int64_t row
       for (int64_t s = 0; s < steps; ++s)
         for (int64_t block = 0; block < blocks; ++block, right += C * L) {
           const T* left = a.at[s] + block * a.block_step + row * L;
+          if (column == 0)  // the next tile of rows
+            for (int r = R; r < 2 * R; ++r) __builtin_prefetch(left + r * L, 0, 2);
 #pragma GCC unroll 8
           for (int p = 0; p < kPieces; ++p) {
             Vec<T> v[C];
@@ -122,7 +132,7 @@ void outer_product(T* gradient, int64_t leading, const Panels<T>& a, int64_t row
             for (int c = 0; c < C; ++c) v[c] = *vectors(right + c * L + p * W);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
-              const Vec<T> u = *vectors(left + r * L + p * W);
+              const Vec<T> u = in_register<T>(*vectors(left + r * L + p * W));
 #pragma GCC unroll 8
               for (int c = 0; c < C; ++c) sums[r][c] += u * v[c];
             }
