@@ -1,8 +1,8 @@
 """Time and memory of the LARNN beside `torch.nn.LSTM` and the baselines.
 
-``python -m benchmarks.layers`` prints the tables and writes them to ``benchmarks/layers.md``. A step
-is forward, backward and Adam. Layers of one row take turns in one process, and medians are compared;
-peak memory is ``ru_maxrss`` of one process each, imports included.
+``python -m benchmarks.layers`` prints the tables and writes them to ``benchmarks/layers.md``.
+A step is forward, backward and Adam. Layers of one row take turns in one process, and medians
+count; peak memory is ``ru_maxrss`` of one process each, imports included.
 """
 
 from __future__ import annotations
