@@ -187,6 +187,11 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
             raise ValueError("no scheme")
         return MongoClient(uri, **ours)
     except (ConfigurationError, ValueError, TypeError) as error:
+        if "DNS" in str(error):
+            raise StoreUnavailableError(
+                f"the name service knows no MongoDB at {address(uri)} (mongodb+srv:// asks it for "
+                "the SRV entry _mongodb._tcp.HOST): is it spelt right, and is there a network?"
+            ) from None
         # The driver's own words may quote the URI, and with it a password.
         raise InvalidValueError(
             "the MongoDB URI cannot be used: expected mongodb://USER@HOST:PORT/DATABASE?OPTIONS "

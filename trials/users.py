@@ -25,6 +25,9 @@ WORKER_ACTIONS = (
     # For `launch`, which makes sure that the indexes are there; nothing can be dropped.
     "createCollection",
     "createIndex",
+    # For `doctor`, which looks whether they are.
+    "listCollections",
+    "listIndexes",
 )
 ROLE_EXISTS, USER_EXISTS = 51002, 51003
 LEAST_PASSWORD = 12
