@@ -167,6 +167,18 @@ def test_a_study_is_exported_as_a_table(suffix, database, larnn, tmp_path):
 
 
 @pytest.mark.mongo
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_study_without_trials_is_exported_too(suffix, database, larnn, tmp_path):
+    database.create_study(SPEC)
+    file = tmp_path / f"s{suffix}"
+    assert "0 trials" in larnn("export", "s", "-o", file)
+    if suffix == ".csv":
+        assert file.read_text().startswith("number,state,loss,")
+    else:
+        assert "0 trials imported" in larnn("import", file, "--study", "t")
+
+
+@pytest.mark.mongo
 def test_parquet_takes_a_choice_of_mixed_types(database, larnn, tmp_path):
     pytest.importorskip("pyarrow")
     database.create_study(SPEC)
