@@ -1,5 +1,6 @@
 """The kernel is built once, by one process, for the right CPU; without it, the layer still runs."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 
 from model.fused import build
 from model.fused.__main__ import main
+from model.fused.function import _Problem
 from tests.model_tests.test_reference import assert_same, make_layer
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,10 @@ def test_without_a_compiler_torch_computes_and_one_warning_says_so(tmp_path):
     assert backend == "torch"
     assert stderr.count("PyTorch's own operations") == 1
     assert "no g++ or clang++; install a C++ compiler (apt install g++)" in stderr
+
+
+def test_python_and_cpp_agree_on_the_problem():
+    assert build.load_library().larnn_problem_bytes() == ctypes.sizeof(_Problem)
 
 
 @pytest.fixture
