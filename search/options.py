@@ -56,13 +56,15 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-def memory_size(text: str) -> int:
+def memory_size(text: str | int) -> int:
     """Read an amount of memory such as ``800MB`` or ``4GB`` (powers of 1024); bytes.
+
+    A file of defaults may also hold a plain number.
 
     Raises:
         click.BadParameter: If it is written otherwise.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", text.strip().upper())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", str(text).strip().upper())
     if found is None:
         raise click.BadParameter(f"memory is written like 800MB or 4GB, got {text!r}")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))

@@ -77,7 +77,7 @@ def test_what_no_trial_could_train_is_refused_at_once(request_, words):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4GB", 4 * 2**30), ("800 mb", 800 * 2**20), ("1.5GiB", 3 * 2**29), ("123", 123)],
+    [("4GB", 4 * 2**30), ("800 mb", 800 * 2**20), ("1.5GiB", 3 * 2**29), ("123", 123), (123, 123)],
 )
 def test_memory_is_written_as_people_do(text, size):
     assert memory_size(text) == size
