@@ -14,16 +14,24 @@ from trials.trial import BUDGET_STATES, FailureKind, Trial, TrialState
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 STUDY = "compose"
-MAX_TRIALS = 12
+MAX_TRIALS = 20
+# Every trial takes about 10 s of a core: long enough for things to happen to it.
 LAUNCH = [
-    "launch", "--study", STUDY, "--data", "har", "--preset", "quick", "--epochs", "2",
-    "--max-trials", str(MAX_TRIALS), "--fix", "num_layers=1", "--fix", "head_size=4",
+    "launch", "--study", STUDY, "--data", "har", "--epochs", "2", "--max-trials", str(MAX_TRIALS),
+    "--fix", "num_layers=2", "--fix", "num_heads=6", "--fix", "head_size=8",
 ]  # fmt: skip
 
 
 def finished(store: MongoStore) -> int:
     counts = store.counts(STUDY)
     return sum(counts[state] for state in BUDGET_STATES)
+
+
+def wait_for_another(store: MongoStore, after: str) -> None:
+    """See that the search goes on."""
+    seen = finished(store)
+    assert seen < MAX_TRIALS, f"all trials finished before {after}: make them longer"
+    wait_until(lambda: finished(store) > seen, 300, f"a finished trial after {after}")
 
 
 def running(store: MongoStore) -> list[Trial]:
@@ -43,8 +51,7 @@ def test_a_search_loses_nothing(stack: Stack) -> None:
         _kill_the_feeder(stack, store)
 
         stack.compose("restart", "-t", "0", "mongo")
-        seen = finished(store)
-        wait_until(lambda: finished(store) > seen, 300, "a finished trial after mongo's restart")
+        wait_for_another(store, "mongo's restart")
 
     _stop_and_go_on(stack)
     _check_answer(stack)
@@ -75,20 +82,27 @@ def _kill_the_feeder(stack: Stack, store: MongoStore) -> None:
     (feeder,) = stack.containers("feeder")
     stack.docker("exec", feeder, "sh", "-c", "kill -9 -1 || true")
     wait_until(lambda: stack.inspect(feeder)["RestartCount"] == 1, 60, "the feeder's restart")
-    seen = finished(store)
-    wait_until(lambda: finished(store) > seen, 300, "a finished trial after the feeder's death")
+    wait_for_another(store, "the feeder's death")
 
 
 def _stop_and_go_on(stack: Stack) -> None:
     """`down` sends the running trials back to the queue; `up` finds everything still there."""
+    with stack.store() as store:
+        before = wait_until(lambda: running(store), 60, "a trial at work")
     stack.compose("down")
     stack.compose("up", "-d", "--scale", "worker=3")
     with stack.store() as store:
-        assert finished(store) < MAX_TRIALS, "`down` came too late to prove anything"
         wait_until(
             lambda: store.get_study(STUDY).state is StudyState.COMPLETE, 600, "the study's end"
         )
         assert running(store) == []
+        after = [store.get_trial(STUDY, trial.number) for trial in before]
+    went_on = [
+        (old, new) for old, new in zip(before, after, strict=True) if new.attempt > old.attempt
+    ]
+    assert went_on, "`down` interrupted no trial"
+    # They were given back, not lost.
+    assert all(new.failures == old.failures for old, new in went_on)
 
 
 def _check_answer(stack: Stack) -> None:
