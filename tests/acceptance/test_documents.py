@@ -10,6 +10,7 @@ import click
 import pytest
 
 from search.cli import cli
+from search.space import check_larnn, resolve
 from tests.acceptance.documents import DOCS, ROOT, command_lines, mentioned, write_files
 
 BIN = Path(sys.executable).parent
@@ -54,6 +55,7 @@ def test_own_objectives_work_as_documented(tmp_path, monkeypatch):
 def test_spaces_work_as_documented(tmp_path, monkeypatch):
     said = run_all(ROOT / "docs" / "spaces.md", tmp_path, monkeypatch)
     assert "schedule = step" in said["larnn-search spaces my-space.toml"]
+    check_larnn(resolve("my-space.toml"), {})
 
 
 def parsed(words):
