@@ -349,6 +349,20 @@ def decode_trial(document: object) -> Trial:
         raise BrokenDocumentError(f"{read.where} cannot be read: {str(error)[:200]}") from None
 
 
+def decode_reserved(document: Mapping[str, Any]) -> Trial:
+    """Read a trial that is about to run; its params are held to the size of those we write.
+
+    Raises:
+        BrokenDocumentError: If it does not fit.
+    """
+    trial = decode_trial(document)
+    try:
+        plain(trial.params, f"trial {str(document['_id'])[:100]}: params")
+    except InvalidValueError as error:
+        raise BrokenDocumentError(str(error)) from None
+    return trial
+
+
 def _decode_reports(read: _Reader) -> tuple[Report, ...]:
     if "reports" not in read.document:
         return ()

@@ -12,7 +12,7 @@ from trials.blobs import new_key, parse_key
 from trials.documents import (
     Document,
     canonical,
-    decode_trial,
+    decode_reserved,
     encode_failure,
     encode_outcome,
     read_trial,
@@ -50,7 +50,7 @@ class MongoStore(MongoStudies):
         """See `TrialStore.reserve`; a trial whose document does not fit becomes FAILED instead."""
         while (document := self._reserve(study, worker, host, token, lease_s)) is not None:
             try:
-                return decode_trial(document)
+                return decode_reserved(document)
             except BrokenDocumentError as problem:
                 failure = encode_failure(refusal(problem, worker, host))
                 state = {"state": TrialState.FAILED.value, "failures": [failure]}

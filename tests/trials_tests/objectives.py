@@ -112,6 +112,10 @@ def _odd_value(params, context):
     return {"loss": 1.0, "model": object()}
 
 
+def _huge(params, context):
+    return {"loss": 1.0, "text": "x" * (20 << 20)}
+
+
 def _stopped(params, context):
     return {"status": "stopped"}
 

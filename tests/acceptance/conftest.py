@@ -1,0 +1,5 @@
+"""What acceptance tests share with those of the queue."""
+
+from tests.trials_tests.conftest import mongo_uri
+
+__all__ = ["mongo_uri"]
