@@ -1,4 +1,4 @@
-"""`larnn-search mongo users` on a server that asks for a login: who may do what afterwards."""
+"""`larnn-search mongo users`, run again and with bad passwords (test_security.py: who may do what)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from pymongo import MongoClient
 from tests.acceptance.servers import Mongod
 from trials.errors import StoreUnavailableError
 from trials.mongo_store import MongoStore
-from trials.store import NewTrial
-from trials.study import StudySpec
-from trials.trial import Outcome, TrialState
 
 ROOT_PASSWORD = "the administrator's"  # noqa: S105  # of a server that lives for this test
-SPEC = StudySpec("s", "objectives:fine", {"name": "x", "rows": []})
 
 pytestmark = pytest.mark.mongo
 
@@ -59,43 +55,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         done = server.make_users()
         assert (done.returncode, done.stderr) == (0, "")
         yield server
-
-
-def test_the_worker_has_what_the_queue_needs(server: Server) -> None:
-    with server.store("worker") as store:
-        store.create_study(SPEC)
-        assert store.acquire_feeder("s", "f")
-        store.add_trials("s", "f", 0, [NewTrial({"x": 1.0}, seed=0)])
-        trial = store.reserve("s", "w", "h", "token")
-        assert trial is not None
-        store.beat(trial.claim)
-        store.save_blob(trial.claim, "checkpoint", b"bytes")
-        store.finish(trial.claim, Outcome(TrialState.COMPLETE, loss=0.5))
-        assert store.counts("s")[TrialState.COMPLETE] == 1
-        store.delete_study("s")
-
-
-def test_the_reader_reads_and_changes_nothing(server: Server) -> None:
-    with server.store("worker") as store:
-        store.create_study(SPEC)
-    with server.store("reader") as store:
-        assert [study.name for study in store.list_studies()] == ["s"]
-        assert store.list_trials("s") == []
-        assert store.unfed_studies() == ["s"]
-        with pytest.raises(StoreUnavailableError, match="does not allow this user"):
-            store.acquire_feeder("s", "f")
-
-
-@pytest.mark.parametrize("user", ["worker", "reader"])
-def test_neither_goes_beyond_the_queue(server: Server, user: str) -> None:
-    with server.store(user) as store:
-        for change in (
-            lambda: store.database.client["elsewhere"]["things"].insert_one({}),
-            lambda: store.database["trials"].drop(),
-            lambda: store.database.command("createRole", "x", privileges=[], roles=[]),
-        ):
-            with pytest.raises(Exception, match="not authorized"):
-                change()
 
 
 def test_made_again_they_have_their_new_passwords(server: Server) -> None:
