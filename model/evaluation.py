@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model.checkpoint import CheckpointError, pack, unpack
 from model.classifier import SequenceClassifier
 from model.config import TrialConfig
-from model.data.dataset import DataError, Dataset, Normalisation
+from model.data.arrays import check_values
+from model.data.dataset import PARTS, DataError, Dataset, Normalisation
 
-WEIGHTS_FORMAT = "larnn-classifier-1"
+WEIGHTS_FORMAT = "larnn-classifier-2"
 BATCH = 256
 """Sequences evaluated at once; results do not depend on it beyond rounding."""
 
@@ -104,9 +107,27 @@ def pack_weights(
         "channel_names": data.channel_names,
         "data": data.name,
         "data_fingerprint": data.fingerprint,
+        "data_card": _data_card(data),
         "metrics": dict(metrics),
     }
     return pack(tensors, about)
+
+
+def _data_card(data: Dataset) -> dict[str, Any]:
+    """What people should know of the data that a model saw."""
+    people = None if data.person is None else {p: list(data.split[p]) for p in PARTS}
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "licence": data.licence,
+        "source": data.source,
+        "time_stride": data.time_stride,
+        "steps": data.x.shape[1],
+        "channel_names": list(data.channel_names),
+        "class_names": list(data.class_names),
+        "sequences": {part: data.count(part) for part in PARTS},
+        "people": people,
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +140,61 @@ class TrainedClassifier:
     class_names: tuple[str, ...]
     channel_names: tuple[str, ...]
     about: Mapping[str, Any]
-    """Everything else the blob tells: ``data``, ``data_fingerprint``, ``metrics``."""
+    """What else the blob tells: ``data``, ``data_fingerprint``, ``data_card``, ``metrics``."""
+
+    @torch.no_grad()
+    def probabilities(
+        self, x: NDArray[Any], length: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """How probable each class is.
+
+        Args:
+            x: Sequences as recorded, ``[n, T, F]``: in the training data's units, at their full
+                rate (``time_stride`` is applied here).
+            length: Valid steps of each, ``[n]``; None where all have T.
+
+        Returns:
+            ``[n, classes]``, each row summing to 1.
+
+        Raises:
+            DataError: If ``x`` has other channels, or values that are not finite.
+        """
+        x, length = check_values(x, length)
+        if x.shape[2] != len(self.channel_names):
+            raise DataError(
+                f"x must have the model's {len(self.channel_names)} channels "
+                f"({', '.join(self.channel_names)}), got {x.shape[2]}"
+            )
+        stride = self.config.data.time_stride
+        place = next(self.model.parameters()).device
+        mean, std = self.normalisation.mean, self.normalisation.std
+        rows = torch.from_numpy((x[:, ::stride] - mean) / std)
+        steps = None if length is None else torch.from_numpy(-(-length // stride))
+        scores = []
+        for start in range(0, len(rows), BATCH):
+            part = slice(start, start + BATCH)
+            lengths = None if steps is None else steps[part].to(place)
+            scores.append(self.model(rows[part].to(place), lengths))
+        found: NDArray[np.float64] = torch.cat(scores).double().softmax(1).cpu().numpy()
+        return found
+
+
+def about_weights(weights: bytes) -> dict[str, Any]:
+    """All that `pack_weights`' blob tells beside its tensors.
+
+    Raises:
+        CheckpointError: If the bytes are damaged or hold something else.
+    """
+    return _unpack_weights(weights)[1]
+
+
+def _unpack_weights(weights: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, about = unpack(weights)
+    if about.get("format") != WEIGHTS_FORMAT:
+        raise CheckpointError(
+            f"weights must have format {WEIGHTS_FORMAT!r}, got {about.get('format')!r}"
+        )
+    return tensors, about
 
 
 def load_classifier(weights: bytes, device: str = "auto") -> TrainedClassifier:
@@ -129,11 +204,7 @@ def load_classifier(weights: bytes, device: str = "auto") -> TrainedClassifier:
         CheckpointError: If the bytes are damaged or hold something else.
         ValueError: As `choose_device`.
     """
-    tensors, about = unpack(weights)
-    if about.get("format") != WEIGHTS_FORMAT:
-        raise CheckpointError(
-            f"weights must have format {WEIGHTS_FORMAT!r}, got {about.get('format')!r}"
-        )
+    tensors, about = _unpack_weights(weights)
     config = TrialConfig.from_params(about["config"])
     classes, channels = about.pop("class_names"), about.pop("channel_names")
     model = SequenceClassifier(config.model, len(channels), len(classes))

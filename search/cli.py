@@ -22,6 +22,7 @@ from search.commands import (
     searching,
     server,
     steering,
+    training,
 )
 from search.options import defaults_from_file
 from trials import errors
@@ -64,7 +65,17 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.default_map = defaults_from_file(cli.commands)
 
 
-for module in (searching, reading, figures, steering, moving, catalogue, doctor, server):
+for module in (
+    searching,
+    training,
+    reading,
+    figures,
+    steering,
+    moving,
+    catalogue,
+    doctor,
+    server,
+):
     for command in module.COMMANDS:
         cli.add_command(command)
 

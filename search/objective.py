@@ -20,7 +20,7 @@ from typing import Any
 
 from model import data as data_sets
 from model.config import TrialConfig
-from model.data import Dataset
+from model.data import DataError, Dataset
 from model.evaluation import evaluate
 from model.training import DivergedError, Epoch, FitResult, fit
 from trials.errors import TrialRefusedError
@@ -43,18 +43,16 @@ def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) 
         TrialRefusedError: If the data here are not those of the study.
     """
     config = config_of(params, context)
-    data = load_data(config)
-    if context is not None:
-        check_requirements(context.requirements, data)
+    data = load_data(config) if context is None else _studys_data(config, context.requirements)
     try:
         result = _fit(config, data, context)
     except DivergedError as error:
-        return {"loss": math.nan, "status": "ok", "message": str(error), **_origin(config, data)}
+        return {"loss": math.nan, "status": "ok", "message": str(error), **origin(config, data)}
     if result.stopped is not None or result.best is None:
         return {"status": "stopped"}
     if context is not None and result.weights is not None:
         context.save_weights(result.weights)
-    return {**_outcome(result, result.best), **_origin(config, data)}
+    return {**outcome(result, result.best), **origin(config, data)}
 
 
 def test_metrics(params: Mapping[str, Any], weights: bytes) -> dict[str, Any]:
@@ -91,6 +89,19 @@ def load_data(config: TrialConfig) -> Dataset:
 @functools.lru_cache(maxsize=2)
 def _load(name: str, time_stride: int) -> Dataset:
     return data_sets.load(name, time_stride)
+
+
+def _studys_data(config: TrialConfig, requirements: Mapping[str, Any]) -> Dataset:
+    """The data, if they are here and are those that the study was started with."""
+    try:
+        data = load_data(config)
+    except DataError as error:
+        if "data_fingerprint" not in requirements:
+            raise
+        # The launcher could load them: it is this machine that lacks them.
+        raise TrialRefusedError(f"this machine lacks the study's data: {error}") from error
+    check_requirements(requirements, data)
+    return data
 
 
 def check_requirements(requirements: Mapping[str, Any], data: Dataset) -> None:
@@ -138,7 +149,7 @@ def _fit(config: TrialConfig, data: Dataset, context: TrialContext | None) -> Fi
     )
 
 
-def _outcome(result: FitResult, best: Epoch) -> dict[str, Any]:
+def outcome(result: FitResult, best: Epoch) -> dict[str, Any]:
     """What the trial reached, and how it ran."""
     return {
         "loss": best.validation_loss,
@@ -156,7 +167,7 @@ def _outcome(result: FitResult, best: Epoch) -> dict[str, Any]:
     }
 
 
-def _origin(config: TrialConfig, data: Dataset) -> dict[str, Any]:
+def origin(config: TrialConfig, data: Dataset) -> dict[str, Any]:
     """What is needed to repeat the trial beside its params."""
     return {
         "seed": config.training.seed,

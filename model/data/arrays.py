@@ -48,7 +48,7 @@ def make_dataset(
         DataError: For NaN or infinite values, one class, too few people, or arrays that do not fit
             together.
     """
-    x, length = _check_values(x, length)
+    x, length = check_values(x, length)
     classes, labels = _numbered("y", y, len(x))
     if len(classes) < 2:
         raise DataError(f"y must hold at least 2 classes, found only {classes[0]!r}")
@@ -120,9 +120,15 @@ def _parts(members: list[int]) -> dict[str, tuple[int, ...]]:
     return {part: tuple(cut) for part, cut in zip(PARTS, cuts, strict=True)}
 
 
-def _check_values(
+def check_values(
     x: NDArray[Any], length: NDArray[Any] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Sequences as float32 and lengths as int64, if they can be used.
+
+    Raises:
+        DataError: For a wrong shape or type, a length outside 1 to T, or a value that is not finite
+            within its sequence's length.
+    """
     if x.ndim != 3 or 0 in x.shape:
         raise DataError(f"x must be [n, T, F] and not empty, got shape {x.shape}")
     if x.dtype.kind not in "fiub":

@@ -117,11 +117,18 @@ class Dataset:
         """
         if part not in PARTS:
             raise DataError(f"a part is one of {', '.join(PARTS)}, got {part!r}")
-        owner = np.arange(len(self.y)) if self.person is None else self.person
-        found = np.flatnonzero(np.isin(owner, self.split[part]))
+        found = np.flatnonzero(self._belongs(part))
         if not found.size:
             raise DataError(f"data set {self.name!r} has no {part} sequences")
         return found
+
+    def count(self, part: str) -> int:
+        """How many sequences a part has; 0 where nobody belongs to it."""
+        return int(self._belongs(part).sum())
+
+    def _belongs(self, part: str) -> NDArray[np.bool_]:
+        owner = np.arange(len(self.y)) if self.person is None else self.person
+        return np.isin(owner, self.split[part])
 
     def every(self, stride: int) -> Dataset:
         """The same data at every ``stride``-th time step (no filter: see the source's band width).

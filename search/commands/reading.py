@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.options import json_option, mongo_option, number_argument, opened, study_argument
+from search.options import (
+    json_option,
+    mistakes,
+    mongo_option,
+    number_argument,
+    opened,
+    study_argument,
+)
 from trials.trial import TrialState
+
+if TYPE_CHECKING:
+    from trials.store import TrialStore
+    from trials.study import Study
+    from trials.trial import Trial
 
 
 @click.command()
@@ -122,16 +135,27 @@ def logs(study: str, number: int, mongo: str | None) -> None:
 @click.option(
     "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many."
 )
+@click.option(
+    "--save",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Also write the best trial's model there, for `predict`.",
+)
 @mongo_option
 @json_option
-def best(study: str, count: int, mongo: str | None, as_json: bool) -> None:
+def best(
+    study: str, count: int, folder: Path | None, mongo: str | None, as_json: bool
+) -> None:  # fmt: skip
     """Show a study's best trials in real values."""
     from search import results, screens
 
     with opened(mongo) as store:
         found = store.get_study(study)
         complete = store.list_trials(study, states=[TrialState.COMPLETE], with_reports=False)
-    ranked = results.best(complete, count)
+        ranked = results.best(complete, count)
+        if folder is not None and ranked:
+            _save_model(store, found, ranked[0], folder)
     if as_json:
         print_json(results.to_json_rows(ranked))
     elif not ranked:
@@ -140,6 +164,25 @@ def best(study: str, count: int, mongo: str | None, as_json: bool) -> None:
         )
     else:
         screens.print_best(found, ranked)
+
+
+def _save_model(store: TrialStore, study: Study, trial: Trial, folder: Path) -> None:
+    """Write what a trial kept, with all that is known of how good it is."""
+    from model import saved
+    from search.results import to_plain
+    from trials.store import WEIGHTS
+
+    weights = store.load_blob(study.name, trial.number, WEIGHTS)
+    if weights is None:
+        raise click.ClickException(
+            f"trial {trial.number} of {study.name} has kept no weights; train it again: "
+            f"larnn-search train --from {study.name} {trial.number} -o {folder}"
+        )
+    tested = [look for look in study.test_looks if look.get("number") == trial.number]
+    metrics = {"study": study.name, "trial": trial.number, **trial.result}
+    with mistakes():
+        saved.save(folder, weights, to_plain({**metrics, "test": tested[-1] if tested else None}))
+    click.echo(f"Saved trial {trial.number} in {folder}", err=True)
 
 
 COMMANDS = (status, studies, trials, show, logs, best)

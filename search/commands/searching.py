@@ -113,8 +113,9 @@ def launch(
 def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
     from search.feeder import feed_all
+    from search.signals import stop_on_signals
 
-    with opened(mongo) as store, _stop_on_signals() as stop:
+    with opened(mongo) as store, stop_on_signals() as stop:
         click.echo("feeding; Ctrl-C ends it", err=True)
         feed_all(store, stop, only=study, ahead=ahead, lease_s=lease)
 
@@ -253,21 +254,6 @@ def _show_answer(store: TrialStore, study: str, folder: Path, as_json: bool) -> 
     else:
         click.echo(json.dumps(result.to_json(), allow_nan=False))
     return 0 if result.best is not None else 1
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets."""
-    stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _leave_with(parent: int) -> None:
