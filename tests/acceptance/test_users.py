@@ -1,4 +1,4 @@
-"""`larnn-search mongo users`, run again and with bad passwords (test_security.py: who may do what)."""
+"""`larnn-search mongo users` again, and with bad passwords; test_security.py: who may do what."""
 
 from __future__ import annotations
 
