@@ -1,5 +1,6 @@
 """One seed, one search: the same suggestions when serial, the same loss to the bit."""
 
+import json
 import shlex
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from search.feeder import Feeder
 from search.launch import DEFAULT_OBJECTIVE, Request, build_spec
 from search.parameter import Parameter
 from search.repeat import repeat_command
-from search.space import Space, parse_assignment
+from search.space import Space
 from search.suggest import Suggester
 from tests.model_tests.tiny_data import tiny
 from tests.search_tests.test_objective import Context
@@ -102,19 +103,15 @@ def test_a_trial_keeps_what_is_needed_to_repeat_it():
     assert told["data_fingerprint"]
 
 
-def test_the_command_that_show_prints_repeats_the_trial():
+def test_the_command_that_show_prints_repeats_the_trial(larnn):
     params = {**SMALL, **TRAINING, "epochs": 1, "time_stride": 16, "batch_size": 1024}
     store = MemoryStore()
     study = add_study(store, DEFAULT_OBJECTIVE, [params])
     with RunningWorker(store, objectives=[DEFAULT_OBJECTIVE]):
         (trial,) = eventually(lambda: finished(store), timeout_s=120)
     assert trial.state is TrialState.COMPLETE, trial.failures
-    words = shlex.split(repeat_command(study, trial))
-    assert words[:6] == ["larnn-search", "train", "--threads", "1", "--device", "cpu"]
-    settings = dict(parse_assignment(word) for word in words[7::2])
-    context = Context(seed=-1)  # of no use: the command names the seed
-    context.requirements = {}
-    assert objective.train_larnn(settings, context)["loss"] == trial.loss
+    command = shlex.split(repeat_command(study, trial))
+    assert json.loads(larnn(*command[1:], "--json"))["loss"] == trial.loss
 
 
 def test_every_limit_reaches_the_study(tmp_path):
