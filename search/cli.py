@@ -6,7 +6,6 @@ Exit status: 0 done, 1 a failure, 2 the user's mistake, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,8 @@ from search.commands import (
     steering,
     training,
 )
-from search.options import defaults_from_file
+from search.logs import FORMATS, set_up_logging
+from search.options import defaults_from_file, option
 from trials import errors
 
 USER_MISTAKES = (
@@ -48,20 +48,19 @@ class Commands(click.Group):
 @click.version_option(package_name="larnn-search")
 @click.option("--debug", is_flag=True, help="Show tracebacks and more log lines.")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="Log lines for people or machines.",
+)
+def cli(ctx: click.Context, debug: bool, log_format: str) -> None:
     """Find out which settings of a LARNN win: window, heads, layers, activation and the rest.
 
     On one machine `larnn-search run --study NAME` does it all. Over several, start `launch` on one
     and `worker` on each, with the same LARNN_MONGO_URI.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    # Libraries speak up only when something is wrong.
-    for name in ("pymongo", "matplotlib", "hyperopt"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    set_up_logging(log_format, debug)
     ctx.default_map = defaults_from_file(cli.commands)
 
 

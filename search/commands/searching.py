@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trials.store import TrialStore
     from trials.study import Study
 
+log = logging.getLogger("larnn.search")
 LOG_FILE = "workers.log"
 output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
@@ -116,7 +118,7 @@ def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) 
     from search.signals import stop_on_signals
 
     with opened(mongo) as store, stop_on_signals() as stop:
-        click.echo("feeding; Ctrl-C ends it", err=True)
+        log.info("feeding %s; Ctrl-C ends it", study or "every study")
         feed_all(store, stop, only=study, ahead=ahead, lease_s=lease)
 
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+from search.logs import JsonFormatter
+
+
+def test_a_json_line_holds_all_there_is_to_a_record() -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        record = logging.LogRecord(
+            "larnn.worker", logging.ERROR, __file__, 1, "trial %d\nfails", (3,), sys.exc_info()
+        )
+    record.created = 0.0
+    (line,) = JsonFormatter().format(record).split("\n")
+    told = json.loads(line)
+    assert datetime.fromisoformat(told["time"]) == datetime(1970, 1, 1, tzinfo=UTC)
+    assert (told["level"], told["logger"]) == ("error", "larnn.worker")
+    assert told["message"] == "trial 3\nfails"
+    assert told["traceback"].endswith("ValueError: broken")
+
+
+def test_the_command_line_chooses_the_format() -> None:
+    code = (
+        "import logging; from search.cli import cli; "
+        "cli(['--log-format', 'json', 'spaces'], standalone_mode=False); "
+        "logging.getLogger('x').info('hello')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["message"] == "hello"
