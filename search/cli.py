@@ -20,6 +20,7 @@ from search.commands import (
     reading,
     searching,
     server,
+    serving,
     steering,
     training,
 )
@@ -69,6 +70,7 @@ for module in (
     training,
     reading,
     figures,
+    serving,
     steering,
     moving,
     catalogue,

@@ -27,6 +27,7 @@ from search.plot_settings import (
 from search.plot_style import (
     STATE_COLORS,
     STATE_MARKERS,
+    STYLE,
     empty_figure,
     loss_axis,
     loss_limits,
@@ -311,7 +312,7 @@ def write_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
     """Write a figure of type png, svg or pdf to a file, without a date."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context({"svg.hashsalt": "larnn-search"}):
-        figure.savefig(target, format=kind, metadata=undated[kind])
+        figure.savefig(target, format=kind, dpi=STYLE["savefig.dpi"], metadata=undated[kind])
 
 
 def _dot_size(count: int) -> float:
