@@ -48,13 +48,13 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="larnn-search")
 @click.option("--debug", is_flag=True, help="Show tracebacks and more log lines.")
-@click.pass_context
 @option(
     "--log-format",
     type=click.Choice(FORMATS),
     default="text",
     help="Log lines for people or machines.",
 )
+@click.pass_context
 def cli(ctx: click.Context, debug: bool, log_format: str) -> None:
     """Find out which settings of a LARNN win: window, heads, layers, activation and the rest.
 
