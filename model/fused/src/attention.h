@@ -74,25 +74,34 @@ void mix_rows(const T* weights, const T* rows, int64_t count, int64_t D, T* resu
   });
 }
 
-// rows[j][d] += by[j] vector[d]
+// Backward, for both at once: d_query[d] = sum over j of d_scores[j] keys[j][d], and
+// d_keys[j][d] += d_scores[j] query[d], d_values[j][d] += weights[j] d_mixed[d].
 template <class T>
-void spread_rows(const T* by, const T* vector, int64_t count, int64_t D, T* rows,
+void spread_rows(const T* d_scores, const T* weights, const T* query, const T* d_mixed,
+                 const T* keys, int64_t count, int64_t D, T* d_query, T* d_keys, T* d_values,
                  int64_t ahead) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   in_chunks(D, [&](int64_t d, auto size) {
     constexpr int C = decltype(size)::value;
     for (int i = 0; i < L; i += W) {
-      Vec<T> u[C];
-      for (int c = 0; c < C; ++c) u[c] = *vectors(vector + (d + c) * L + i);
-      T* row = rows + d * L + i;
-      for (int64_t j = 0; j < count; ++j, row += D * L) {
-        const Vec<T> w = *vectors(by + j * L + i);
+      Vec<T> asked[C], given[C], sums[C] = {};
+      for (int c = 0; c < C; ++c) {
+        asked[c] = *vectors(query + (d + c) * L + i);
+        given[c] = *vectors(d_mixed + (d + c) * L + i);
+      }
+      int64_t at = d * L + i;
+      for (int64_t j = 0; j < count; ++j, at += D * L) {
+        const Vec<T> score = *vectors(d_scores + j * L + i), weight = *vectors(weights + j * L + i);
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
-          __builtin_prefetch(row + c * L + ahead, 1, 2);
-          *vectors(row + c * L) += w * u[c];
+          __builtin_prefetch(d_keys + at + c * L + ahead, 1, 2);
+          __builtin_prefetch(d_values + at + c * L + ahead, 1, 2);
+          sums[c] += score * *vectors(keys + at + c * L);
+          *vectors(d_keys + at + c * L) += score * asked[c];
+          *vectors(d_values + at + c * L) += weight * given[c];
         }
       }
+      for (int c = 0; c < C; ++c) *vectors(d_query + (d + c) * L + i) = sums[c];
     }
   });
 }
@@ -133,7 +142,7 @@ void age_rows(const T* rows, const T* slots, int64_t count, int64_t D, int64_t N
             activate<T, A>(*vectors(rows + (j * D + d) * L + i) + position);
     }
 }
-// As `spread_rows`, back through the age: adds to the rows' gradient, and to the positions' (a vector
+// rows[j][d] += by[j] vector[d], back through the age: adds to the rows' gradient, and to the positions' (a vector
 // of lanes each).
 template <class T, int A>
 void spread_aged(const T* by, const T* vector, const T* rows, const T* slots, const T* aged,

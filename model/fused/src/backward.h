@@ -287,13 +287,13 @@ template <class T> struct Backward : Worker<T> {
         *vectors(weights + at) = weight;
         *vectors(d_scores + at) = weight * (*vectors(d_scores + at) - shared[p]);
       }
-    mix_rows(d_scores, keys, count, D, d_asked, 0);
     if (plan.p.position) {
+      mix_rows(d_scores, keys, count, D, d_asked, 0);
       spread_by_age(kKey, d_scores, query, run, count, n, keys);
       spread_by_age(kValue, weights, d_head, run, count, n, values);
     } else {
-      spread_rows(d_scores, query, count, D, d_keys + run, ahead);
-      spread_rows(weights, d_head, count, D, d_values + run, ahead);
+      spread_rows(d_scores, weights, query, d_head, keys, count, D, d_asked, d_keys + run,
+                  d_values + run, ahead);
     }
     for (int64_t d = 0; d < D; ++d)
       for (int i = 0; i < L; i += W)
