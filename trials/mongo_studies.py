@@ -302,12 +302,15 @@ class MongoStudies(MongoBase):
         return counts
 
     def _counts(self, study: str) -> Counts:
-        rows = self._trials.aggregate(
-            [{"$match": {"study": study}}, {"$group": {"_id": "$state", "n": {"$sum": 1}}}],
-            hint="queue",
-        )
-        found = {row["_id"]: row["n"] for row in rows if isinstance(row["_id"], str)}
-        return {state: found.get(state.value, 0) for state in TrialState}
+        # A count of index keys for each state takes a quarter of the time of one grouping. Finished
+        # states first: a trial that moves on meanwhile is missed once rather than counted twice.
+        found = {
+            state: self._database.command(
+                "count", self._trials.name, query={"study": study, "state": state}, hint="queue"
+            )["n"]
+            for state in sorted(TrialState, key=lambda state: not state.is_finished)
+        }
+        return {state: found[state] for state in TrialState}
 
     # -- workers ---------------------------------------------------------------------------------
 
