@@ -47,7 +47,7 @@ class CellNorms(NamedTuple):
 class Trace(NamedTuple):
     """What a layer computed.
 
-    The fused kernel gives no weights, and of full sequences only the latest cells that fit a window.
+    The fused kernel gives no weights, and of full sequences only the latest cells (one window).
     """
 
     hidden: Tensor  # [T, B, H]
@@ -152,9 +152,7 @@ class LARNNCell(nn.Module):
         weights = self.weights()
         if span.fused and fused.takes(inputs, absent, span, norms):
             trace = Trace(
-                *fused.run_sequence(
-                    self.config, weights, norms, inputs, hidden, queue, keep, span
-                ),
+                *fused.run_sequence(self.config, weights, norms, inputs, hidden, queue, keep, span),
                 attention=[],
             )
         else:
