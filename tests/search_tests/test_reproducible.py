@@ -111,7 +111,9 @@ def test_the_command_that_show_prints_repeats_the_trial(larnn):
         (trial,) = eventually(lambda: finished(store), timeout_s=120)
     assert trial.state is TrialState.COMPLETE, trial.failures
     command = shlex.split(repeat_command(study, trial))
-    assert json.loads(larnn(*command[1:], "--json"))["loss"] == trial.loss
+    again = json.loads(larnn(*command[1:], "--json"))
+    assert again["backend"] == trial.result["backend"]
+    assert again["loss"] == trial.loss
 
 
 def test_every_limit_reaches_the_study(tmp_path):
