@@ -1,5 +1,5 @@
 """What acceptance tests share with those of the queue."""
 
-from tests.trials_tests.conftest import mongo_uri
+from tests.trials_tests.conftest import mongo_uri, state_dir
 
-__all__ = ["mongo_uri"]
+__all__ = ["mongo_uri", "state_dir"]
