@@ -157,7 +157,9 @@ class Attempt:
             return Outcome(TrialState.WAITING)
         if self._shared.stop is Stop.GENTLY or control.study_state is StudyState.PAUSED:
             if self._killed_after == float("inf"):
-                self._killed_after = clock + self._shared.settings.grace_s
+                settings, leaves = self._shared.settings, self._shared.stop is Stop.GENTLY
+                grace_s = settings.grace_s if leaves else settings.pause_grace_s
+                self._killed_after = clock + grace_s
                 self._tell(StopReason.INTERRUPT)
         elif self._is_hopeless():
             self._tell(StopReason.PRUNE)

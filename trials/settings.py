@@ -51,6 +51,11 @@ class WorkerSettings:
     quarantine_s: float = 60.0
     """How long such a slot rests before it tries one trial; doubles when that fails too."""
 
+    @property
+    def pause_grace_s(self) -> float:
+        """As `grace_s`, for a pause: it is heard of up to one heartbeat late, and obeyed in 5 s."""
+        return max(0.5, self.leave_s - self.heartbeat_s)
+
     def __post_init__(self) -> None:
         if not self.slots:
             raise InvalidValueError("a worker needs at least one slot, got none")
