@@ -1,7 +1,8 @@
 """Speed of the queue on a private mongod: ``python -m benchmarks.queue [PART ...]``.
 
 Parts: throughput, gap, growth, idle; and long (10,000 trials of 1 s on 16 worker processes, about
-11 minutes), which runs only when it is named. ``--seconds`` shortens throughput and idle.
+11 minutes; ``--trials`` for fewer), which runs only when it is named. ``--seconds`` is how long
+throughput and idle are watched.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from search.snapshot import take_snapshot
 from trials.documents import encode_trial
@@ -37,6 +40,7 @@ PROCESSES = 4
 SLEEP = "benchmarks.sleep:sleep"
 BATCH = 5000
 Row = tuple[str, str]
+T = TypeVar("T")
 
 
 def fill(
@@ -59,7 +63,7 @@ def fill(
 # -- throughput ----------------------------------------------------------------------------------
 
 
-def throughput(uri: str, seconds: float) -> Iterator[Row]:
+def throughput(uri: str, seconds: float, trials: int) -> Iterator[Row]:
     """Trials reserved and finished per second by workers that do nothing else."""
     for workers in (1, 8, 32, 128):
         database = f"bench_{uuid.uuid4().hex}"
@@ -97,7 +101,7 @@ def serve(uri: str, database: str, threads: int, seconds: float) -> float:
 # -- one worker's idle time ----------------------------------------------------------------------
 
 
-def gap(uri: str, seconds: float) -> Iterator[Row]:
+def gap(uri: str, seconds: float, trials: int) -> Iterator[Row]:
     """Time between a trial's end and the start of the same worker's next, by the database."""
     with working(uri, 1) as (store, _):
         fill(store, "s", 200, seconds=0.02)
@@ -143,46 +147,47 @@ def wait_until(condition: Callable[[], bool]) -> None:
 # -- growth --------------------------------------------------------------------------------------
 
 
-def growth(uri: str, seconds: float) -> Iterator[Row]:
-    """Each step of a trial, and `status`, at 100 and at 100,000 trials."""
-    small, large = (measure_steps(uri, size) for size in (100, 100_000))
-    for name in small:
-        ratio = large[name] / small[name]
-        told = f"{small[name]:.2f} ms at 100, {large[name]:.2f} ms at 100,000 trials: {ratio:.2f}x"
-        yield name, told
+def growth(uri: str, seconds: float, trials: int) -> Iterator[Row]:
+    """Each step of a trial, and `status`, at 100 and at 100,000 trials, which take turns."""
+    sizes, repeats = (100, 100_000), 300
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
+    databases = [f"bench_{uuid.uuid4().hex}" for _ in sizes]
+    with MongoStore(uri, databases[0]) as small, MongoStore(uri, databases[1]) as large:
+        stores = dict(zip(sizes, (small, large), strict=True))
+        for size, store in stores.items():
+            fill(store, "s", size + repeats, complete=size)
+        for i, (size, store) in itertools.product(range(repeats), stores.items()):
+            for name, took in steps(store, with_status=i % 10 == 0):
+                times[name, size].append(took)
+        for store in stores.values():
+            store.database.client.drop_database(store.database.name)
+    for name in dict.fromkeys(name for name, _ in times):
+        few, many = (statistics.median(times[name, size]) for size in sizes)
+        yield name, f"{few:.2f} ms at 100, {many:.2f} ms at 100,000 trials: {many / few:.2f}x"
 
 
-def measure_steps(uri: str, size: int, repeats: int = 300) -> dict[str, float]:
-    """Median milliseconds of each step in a study of ``size`` trials."""
-    database, times = f"bench_{uuid.uuid4().hex}", {}
-    with MongoStore(uri, database) as store:
-        fill(store, "s", size + repeats, complete=size)
-        fill(store, "other", 10)
+def steps(store: MongoStore, *, with_status: bool) -> Iterator[tuple[str, float]]:
+    """Milliseconds of each step of one trial's life."""
 
-        def timed(name: str, call: Callable[[], object]) -> object:
-            started = time.perf_counter()
-            result = call()
-            times.setdefault(name, []).append((time.perf_counter() - started) * 1000)
-            return result
+    def timed(call: Callable[[], T]) -> tuple[T, float]:
+        started = time.perf_counter()
+        return call(), (time.perf_counter() - started) * 1000
 
-        for _ in range(repeats):
-            token = uuid.uuid4().hex
-            trial = timed("reserve", lambda token=token: store.reserve("s", "w", "h", token))
-            claim = trial.claim
-            timed("beat", lambda claim=claim: store.beat(claim))
-            timed("report", lambda claim=claim: store.report(claim, [Report(1, 0.5)]))
-            outcome = Outcome(TrialState.COMPLETE, 0.5)
-            timed("finish", lambda claim=claim, o=outcome: store.finish(claim, o))
-        for _ in range(20):
-            timed("status", lambda: take_snapshot(store, "s"))
-        store.database.client.drop_database(database)
-    return {name: statistics.median(values) for name, values in times.items()}
+    trial, took = timed(lambda: store.reserve("s", "w", "h", uuid.uuid4().hex))
+    assert trial is not None
+    yield "reserve", took
+    yield "beat", timed(lambda: store.beat(trial.claim))[1]
+    yield "report", timed(lambda: store.report(trial.claim, [Report(1, 0.5)]))[1]
+    done = Outcome(TrialState.COMPLETE, 0.5)
+    yield "finish", timed(lambda: store.finish(trial.claim, done))[1]
+    if with_status:
+        yield "status", timed(lambda: take_snapshot(store, "s"))[1]
 
 
 # -- idle ----------------------------------------------------------------------------------------
 
 
-def idle(uri: str, seconds: float) -> Iterator[Row]:
+def idle(uri: str, seconds: float, trials: int) -> Iterator[Row]:
     """Database operations of 50 workers with nothing to do."""
     with working(uri, 50) as (store, _):
         time.sleep(10)  # until they ask as seldom as they ever do
@@ -200,7 +205,7 @@ def operations(store: MongoStore) -> int:
 # -- long ----------------------------------------------------------------------------------------
 
 
-def long(uri: str, seconds: float, trials: int = 10_000, workers: int = 16) -> Iterator[Row]:
+def long(uri: str, seconds: float, trials: int, workers: int = 16) -> Iterator[Row]:
     """Wall time of many short trials on worker processes, beside the ideal."""
     command = [sys.executable, "-m", "search", "worker", "--slots", "1", "--device", "cpu"]
     command += ["--allow-objective", SLEEP]
@@ -230,13 +235,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--trials", type=int, default=10_000)
     chosen = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as folder, embedded_server(folder) as uri:
         for name in chosen.parts or ["throughput", "gap", "growth", "idle"]:
             print(f"\n{name}: {PARTS[name].__doc__}")
-            for what, figure in PARTS[name](uri, chosen.seconds):
+            for what, figure in PARTS[name](uri, chosen.seconds, chosen.trials):
                 print(f"  {what}: {figure}", flush=True)
 
 

@@ -202,6 +202,17 @@ def test_pause_requeues_with_a_checkpoint_and_resume_goes_on_from_it(store, gate
     assert store.load_blob("s", 0, "checkpoint") is None
 
 
+def test_pause_frees_the_slot_of_a_trial_that_does_not_listen(store, gate):
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate), "stubborn": True}])
+    with RunningWorker(store, grace_s=1000, leave_s=0.6):  # the grace is for leaving alone
+        eventually(lambda: reported(store, 1))
+        store.set_study_state("s", StudyState.PAUSED)
+        eventually(lambda: store.get_trial("s", 0).state is TrialState.WAITING, 5)
+    assert (
+        WorkerSettings(objectives=[]).heartbeat_s + WorkerSettings(objectives=[]).pause_grace_s < 5
+    )
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_gentle_stop_requeues_even_a_trial_that_does_not_listen(store, gate, stubborn):
     add_study(store, "steps", [{"steps": 3, "gate": str(gate), "stubborn": stubborn}])
