@@ -6,6 +6,7 @@ Precedence: option, environment, ``larnn-search.toml`` in the current folder, de
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -120,6 +121,22 @@ ahead_option = option(
     "--ahead", type=click.IntRange(min=0), metavar="TRIALS",
     help="Trials suggested beside one for each free slot; none: as few as keep all slots busy.",
 )  # fmt: skip
+
+
+def _choose_backend(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
+    """Leave the choice where layers look for it, in this process and in those that it starts."""
+    if ctx.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT:
+        os.environ["LARNN_BACKEND"] = value
+
+
+backend_option = option(
+    "--backend",
+    type=click.Choice(["auto", "fused", "torch"]),
+    default="auto",
+    expose_value=False,
+    callback=_choose_backend,
+    help="What computes a LARNN on CPU: a fused kernel, or PyTorch; auto: the kernel if it builds.",
+)
 device_option = option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
     help="What trials run on; auto: the GPUs, where there are some.",

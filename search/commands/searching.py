@@ -17,6 +17,7 @@ import click
 
 from search.options import (
     ahead_option,
+    backend_option,
     device_option,
     json_option,
     mistakes,
@@ -52,6 +53,7 @@ lease_option = option(
     "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
 )
 @device_option
+@backend_option
 @ahead_option
 @output_option
 @mongo_option
@@ -131,6 +133,7 @@ def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) 
     help="Trials at a time; auto: one per GPU, else as many as the CPU takes.",
 )
 @device_option
+@backend_option
 @option(
     "--allow-objective",
     "allowed",

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.options import device_option, json_option, mistakes, mongo_option, opened, option
+from search.options import (
+    backend_option,
+    device_option,
+    json_option,
+    mistakes,
+    mongo_option,
+    opened,
+    option,
+)
 
 if TYPE_CHECKING:
     from model.config import TrialConfig
@@ -32,6 +40,7 @@ STOPPED = 130
 )
 @option("--data", help="Data set; see `datasets`.")
 @device_option
+@backend_option
 @option("--seed", type=click.IntRange(min=0), help="Seed of weights, order and dropout.")
 @option("--threads", type=click.IntRange(min=1), help="CPU threads; none: the trial's, or all.")
 @click.option(
