@@ -197,7 +197,9 @@ def _shares(
 
 def _optuna() -> Any:
     try:
-        import optuna
+        with warnings.catch_warnings():  # in notebooks, of a progress bar that is not used
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            import optuna
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "importance needs optuna: pip install 'larnn-search[analysis]'"

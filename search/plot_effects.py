@@ -163,3 +163,45 @@ def _median_interval(losses: NDArray[np.float64], draw: np.random.Generator) -> 
     medians = np.median(draw.choice(losses, size=(RESAMPLES, len(losses))), axis=1)
     low, high = np.quantile(medians, [0.05, 0.95])
     return float(low), float(high)
+
+
+@styled
+def accuracy_by_group(frame: pd.DataFrame, group: str, accuracy: str, what: str) -> Figure:
+    """Accuracies of trials in groups: every trial a dot, medians with their 90 % interval.
+
+    Args:
+        frame: One row a trial.
+        group: Column that names a trial's group; groups are shown in order of appearance.
+        accuracy: Column of the accuracy, a share.
+        what: Names the accuracy: whose, and chosen how.
+    """
+    draw = np.random.default_rng(0)
+    names = list(dict.fromkeys(frame[group]))
+    figure, axes = new_figure()
+    for place, name in enumerate(names):
+        values = frame[accuracy][frame[group] == name].dropna().to_numpy(dtype=float)
+        x = place + draw.uniform(-0.2, 0.2, len(values))
+        axes.scatter(x, values, s=22, color=CLEAR, alpha=0.45, linewidths=0)
+        axes.vlines(place, *_median_interval(values, draw), color=BEST, lw=6, alpha=0.45, zorder=3)
+        axes.hlines(np.median(values), place - 0.3, place + 0.3, color=BEST, lw=2.4, zorder=4)
+    counts = frame.groupby(group)[accuracy].count()
+    axes.set_xticks(range(len(names)), [f"{name}\nn = {counts[name]}" for name in names])
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel(what)
+    axes.set_title("Every trial a dot; bar: median and its 90 % interval")
+    return figure
+
+
+def median_difference(
+    first: pd.Series[float], second: pd.Series[float], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much higher the median of ``first`` is, with its 95 % bootstrap interval."""
+    draw = np.random.default_rng(seed)
+    a, b = (one.dropna().to_numpy(dtype=float) for one in (first, second))
+    drawn = np.median(draw.choice(a, (4000, len(a))), axis=1) - np.median(
+        draw.choice(b, (4000, len(b))), axis=1
+    )
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(np.median(a) - np.median(b)), float(low), float(high)

@@ -1,0 +1,125 @@
+"""A look inside a trained LARNN: where it attends, whom it mistakes, what it does without memory.
+
+Everything here is measured on validation people; the test people are not looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from model.classifier import SequenceClassifier
+from model.data.dataset import Dataset
+from model.evaluation import Part, TrainedClassifier
+from search.source import StudyData, is_file
+from trials.errors import InvalidValueError
+
+Floats = NDArray[np.float64]
+
+
+def winner_weights(
+    data: StudyData, study: str, *, file: str | None = None, mongo: str | None = None
+) -> bytes:
+    """The winner's weights: from a file, from the study's database, or trained again.
+
+    Args:
+        data: The study.
+        study: Where it was read from, as for `search.source.read_study`.
+        file: A file of kept weights; None: of the database.
+        mongo: As for `search.source.read_study`.
+
+    Raises:
+        InvalidValueError: If no trial is complete, or the file cannot be read.
+    """
+    best = data.best
+    if best is None:
+        raise InvalidValueError(f"study {data.study.name} has no complete trial to look into")
+    if file is not None:
+        try:
+            return Path(file).read_bytes()
+        except OSError as error:
+            raise InvalidValueError(f"{file} holds no weights: {error.strerror}") from error
+    if not is_file(study):
+        from trials.connect import connect
+        from trials.store import WEIGHTS
+
+        with connect(mongo) as store:
+            if kept := store.load_blob(data.study.name, best.number, WEIGHTS):
+                return kept
+    from model.training import fit
+    from search.objective import config_of, load_data
+
+    config = config_of({"seed": best.seed, **best.params}, None)
+    weights = fit(config, load_data(config)).weights
+    if weights is None:
+        raise InvalidValueError(f"trial {best.number}, trained again, left no weights")
+    return weights
+
+
+def predictions(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
+    """What the classifier makes of each validation sequence.
+
+    Returns:
+        Columns ``row`` (in the data set), ``person``, ``truth`` and ``predicted`` (class names).
+    """
+    rows = data.indices("validation")
+    part = Part(data, "validation", trained.normalisation, _device(trained))
+    guesses = part.logits(trained.model).argmax(1).cpu().numpy()
+    names = np.asarray(trained.class_names)
+    person = rows if data.person is None else data.person[rows]
+    return pd.DataFrame(
+        {"row": rows, "person": person, "truth": names[data.y[rows]], "predicted": names[guesses]}
+    )
+
+
+def attention(trained: TrainedClassifier, data: Dataset, rows: Sequence[int]) -> Floats:
+    """Where each step of some sequences looks, ``[L, B, N, T, K]``, the newest cell last.
+
+    Raises:
+        InvalidValueError: If the classifier's cell has no attention.
+    """
+    if trained.config.model.cell != "larnn":
+        raise InvalidValueError(
+            f"a {trained.config.model.cell} has no attention to look at; choose a larnn study"
+        )
+    x = torch.from_numpy(data.x[list(rows)])
+    x = (x - torch.from_numpy(trained.normalisation.mean)) / torch.from_numpy(
+        trained.normalisation.std
+    )
+    with torch.no_grad():
+        inside = trained.model.input(x.to(_device(trained)).transpose(0, 1))
+    weights = trained.model.layer.attention(inside)  # type: ignore[operator]  # a LARNN's method
+    found: Floats = weights.double().cpu().numpy()
+    return found
+
+
+def window_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
+    """Validation accuracy when the trained cell may look back less far, with no further training.
+
+    Returns:
+        Columns ``window_size`` (1, 2, 4, ... up to the trained one) and ``accuracy``.
+    """
+    config = trained.config.model
+    sizes = [2**power for power in range(12) if 2**power < config.window_size]
+    part = Part(data, "validation", trained.normalisation, _device(trained))
+    rows = []
+    for size in [*sizes, config.window_size]:
+        cut = SequenceClassifier(
+            dataclasses.replace(config, window_size=size),
+            len(trained.channel_names),
+            len(trained.class_names),
+        ).to(_device(trained))
+        cut.load_state_dict(trained.model.state_dict())
+        right = part.logits(cut).argmax(1) == part.y
+        rows.append({"window_size": size, "accuracy": float(right.double().mean())})
+    return pd.DataFrame(rows)
+
+
+def _device(trained: TrainedClassifier) -> torch.device:
+    return next(trained.model.parameters()).device

@@ -1,0 +1,171 @@
+"""Figures of a trained LARNN: its attention, its mistakes, its need of memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from search.plot_style import WIDTH, new_figure, styled
+
+HEAD_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette; used again from the start for more heads."""
+Floats = NDArray[np.float64]
+
+
+@styled
+def attention_maps(weights: Floats, signal: Floats, step_s: float, what: str) -> Figure:
+    """What each step of one sequence attends to, a panel a head, under the signal itself.
+
+    Args:
+        weights: One layer's, ``[N, T, K]``, the newest cell last.
+        signal: To show above, ``[T]``.
+        step_s: Seconds from step to step.
+        what: Names the signal with its unit.
+    """
+    N, T, K = weights.shape
+    figure = Figure(figsize=(WIDTH, 1.9 + 1.5 * N))
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(N + 1, 1, sharex=True, height_ratios=[1.0, *[1.3] * N])
+    end = T * step_s
+    grid[0].plot((np.arange(T) + 0.5) * step_s, signal, color="#222222", lw=1.3)
+    grid[0].set_ylabel(what, fontsize=9)
+    top = float(np.quantile(weights, 0.999))
+    age = np.arange(1, K + 1)[:, None]
+    absent = age > np.arange(1, T + 1)  # before the window is full
+    for head, axes in enumerate(grid[1:]):
+        axes.set_facecolor("#EEEEEE")
+        image = axes.imshow(
+            np.where(absent, np.nan, weights[head].T[::-1]),
+            aspect="auto",
+            origin="lower",
+            cmap="magma_r",
+            vmin=0,
+            vmax=top,
+            extent=(0, end, step_s / 2, (K + 0.5) * step_s),
+            interpolation="nearest",
+        )
+        axes.set_ylabel(f"head {head + 1}\nlooks back (s)", fontsize=9)
+        axes.grid(visible=False)
+    grid[-1].set_xlabel("time in the sequence (s)")
+    bar = figure.colorbar(image, ax=grid[1:], aspect=30, pad=0.01)
+    bar.set_label("attention")
+    bar.outline.set_visible(False)
+    grid[0].set_title(f"What each step attends to ({N} heads, window {K})")
+    return figure
+
+
+@styled
+def attention_by_age(weights: Floats, step_s: float) -> Figure:
+    """How far back each head looks, on average over sequences and steps.
+
+    Args:
+        weights: One layer's, ``[B, N, T, K]``, the newest cell last; steps whose window is not yet
+            full are left out.
+        step_s: Seconds from step to step.
+    """
+    B, N, T, K = weights.shape
+    figure, axes = new_figure()
+    age = np.arange(1, K + 1) * step_s
+    mean = weights[:, :, min(K, T - 1) :].mean(axis=(0, 2))[:, ::-1]  # [N, K], newest first
+    for head in range(N):
+        color = HEAD_COLORS[head % len(HEAD_COLORS)]
+        axes.plot(age, mean[head], "o-", ms=4, color=color, label=f"head {head + 1}")
+    axes.axhline(1 / K, color="#888888", ls=":", label="all cells alike")
+    axes.set_ylim(0, None)
+    axes.set_xlabel("age of the cell state (s)")
+    axes.set_ylabel("mean attention")
+    axes.set_title(f"How far back each head looks (n = {B} sequences)")
+    figure.legend(loc="outside lower center", ncols=5)
+    return figure
+
+
+@styled
+def confusion_matrix(predictions: pd.DataFrame) -> Figure:
+    """Counts of true and predicted classes; colour is the share of the true class.
+
+    Args:
+        predictions: `search.inside.predictions`.
+    """
+    names = sorted(set(predictions["truth"]) | set(predictions["predicted"]))
+    counts = pd.crosstab(predictions["truth"], predictions["predicted"])
+    counts = counts.reindex(index=names, columns=names, fill_value=0)
+    share = counts.to_numpy() / np.maximum(counts.to_numpy().sum(axis=1, keepdims=True), 1)
+    figure, axes = new_figure(height=1.9 + 0.5 * len(names))
+    image = axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, ec="white", lw=2)
+    for (row, column), count in np.ndenumerate(counts.to_numpy()):
+        if count:
+            color = "white" if share[row, column] > 0.55 else "black"
+            axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=color)
+    places = np.arange(len(names)) + 0.5
+    axes.set_xticks(places, names, rotation=25, ha="right")
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set(xlabel="predicted", ylabel="true")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, format=PercentFormatter(1.0))
+    bar.set_label("of the true class")
+    bar.outline.set_visible(False)
+    right = (predictions["truth"] == predictions["predicted"]).mean()
+    axes.set_title(f"{100 * right:.2f} % right (n = {len(predictions)} validation sequences)")
+    return figure
+
+
+@styled
+def errors_by_person(predictions: pd.DataFrame) -> Figure:
+    """The share of each person's sequences that is mistaken, the worst first, by true class.
+
+    Args:
+        predictions: `search.inside.predictions`.
+    """
+    wrong = predictions[predictions["truth"] != predictions["predicted"]]
+    total = predictions.groupby("person").size()
+    parts = pd.crosstab(wrong["person"], wrong["truth"]).reindex(total.index, fill_value=0)
+    parts = parts.div(total, axis=0)
+    parts = parts.loc[parts.sum(axis=1).sort_values(ascending=False).index]
+    figure, axes = new_figure()
+    below = np.zeros(len(parts))
+    for name, color in zip(parts.columns, HEAD_COLORS, strict=False):
+        axes.bar(range(len(parts)), parts[name], 0.7, below, color=color, label=str(name))
+        below += parts[name].to_numpy()
+    names = [f"{person}\nn={total[person]}" for person in parts.index]
+    axes.set_xticks(range(len(parts)), names, fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(y=0.08)
+    axes.grid(visible=False, axis="x")
+    axes.set(xlabel="person (validation people)", ylabel="sequences mistaken")
+    axes.set_title("Mistakes by person; colour: what the person really did")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def window_ablation_curve(ablation: pd.DataFrame, step_s: float) -> Figure:
+    """Accuracy of the trained network when it may look back less far.
+
+    Args:
+        ablation: `search.inside.window_ablation`.
+        step_s: Seconds from step to step.
+    """
+    figure, axes = new_figure()
+    x = ablation["window_size"].to_numpy()
+    axes.plot(x, ablation["accuracy"], "o-", color=HEAD_COLORS[0], lw=2)
+    for size, value in zip(x, ablation["accuracy"], strict=True):
+        axes.annotate(f"{value:.1%}", (size, value), xytext=(0, 8), textcoords="offset points",
+                      ha="center", fontsize=9)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(x)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda size, _: f"{size:g}\n{size * step_s:.2f} s")
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(y=0.2)
+    axes.set_xlabel("past cells it may attend to (trained with the rightmost)")
+    axes.set_ylabel("validation accuracy")
+    axes.set_title("Taking memory away from the trained network")
+    return figure

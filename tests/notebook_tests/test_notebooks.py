@@ -1,0 +1,67 @@
+"""Every notebook runs from top to bottom on the study that comes with the repository."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill import execute_notebook
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+FIGURES = {
+    "01_which_settings_win": 6,
+    "02_search_progress": 5,
+    "03_look_inside_the_larnn": 5,
+    "04_the_paper_again": 3,
+}
+AUTHOR = os.environ.get("LARNN_TEST_AUTHOR_TRIALS")
+
+
+def pictures(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def printed(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def run(name, tmp_path, monkeypatch, **parameters):
+    monkeypatch.setenv("LARNN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return execute_notebook(
+        FOLDER / f"{name}.ipynb",
+        tmp_path / "run.ipynb",
+        parameters=parameters,
+        cwd=FOLDER,
+        progress_bar=False,
+    )
+
+
+def test_every_notebook_is_known():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_notebooks_are_stored_bare_and_open_with_their_parameters(name):
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert code[0].metadata["tags"] == ["parameters"]
+    assert "results/shipped/study.jsonl" in code[0].source
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_notebooks_run_on_the_shipped_study(name, tmp_path, monkeypatch):
+    notebook = run(name, tmp_path, monkeypatch)
+    assert pictures(notebook) == FIGURES[name]
+    assert "Warning" not in printed(notebook)
+
+
+@pytest.mark.skipif(AUTHOR is None, reason="LARNN_TEST_AUTHOR_TRIALS names no folder")
+def test_the_authors_trials_are_shown_beside_ours(tmp_path, monkeypatch):
+    notebook = run("04_the_paper_again", tmp_path, monkeypatch, author_results=AUTHOR)
+    assert "author-round-2: 22 trials, best test people accuracy 91.92%" in printed(notebook)
+    assert "n = 26 with, 9 without" in printed(notebook)
+    assert pictures(notebook) == FIGURES["04_the_paper_again"] + 1
