@@ -1,4 +1,4 @@
-"""Every hyperparameter, once: its default, its unit, what is valid, and one line of what it does."""
+"""Every hyperparameter, once: its default, its unit, what is valid, and what it does."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ class Config:
         return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # as above
 
 
+_LARNN_ONLY = (
+    "num_heads",
+    "head_size",
+    "window_size",
+    "mode",
+    "attention_activation",
+    "attention_norm",
+    "norm",
+    "positional_encoding",
+)
+
+
 @dataclass(frozen=True)
 class ModelConfig(Config):
     """Shape of the network. Fields that a cell has no use for must be left at their defaults."""
@@ -109,6 +121,16 @@ class ModelConfig(Config):
                 "hidden_size of a larnn follows from num_heads x head_size: set these, "
                 f"got hidden_size {self.hidden_size}"
             )
+        unused = () if self.cell == "larnn" else _LARNN_ONLY
+        if self.cell == "residual-bi-lstm":
+            unused = (*unused, "stacking")
+        for name in unused:
+            value, default = getattr(self, name), getattr(ModelConfig, name)
+            if value != default:
+                raise ValueError(
+                    f"cell {self.cell!r} has no {name}: leave it out (or at its default, "
+                    f"{default!r}), got {value!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -176,7 +198,7 @@ class TrialConfig:
         return cls(*made)  # type: ignore[arg-type]  # the list is in the fields' order
 
     def to_params(self) -> dict[str, Any]:
-        """The flat form, every parameter named; `from_params` of it gives an equal configuration."""
+        """The flat form, every parameter named; `from_params` of it gives an equal one."""
         return {
             **dataclasses.asdict(self.model),
             **dataclasses.asdict(self.training),

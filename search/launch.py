@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.presets import PRESETS
-from search.space import Space, check_larnn, parse_assignment, resolve
+from search.space import NAMED_SPACES, Space, check_larnn, parse_assignment, resolve
 from trials.study import StudySpec, check_study_name
 
 DEFAULT_OBJECTIVE = "search.objective:train_larnn"
@@ -102,12 +102,18 @@ def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
     What the user said goes before what the space fixes, and that before what the preset fixes.
     """
     preset = PRESETS[request.preset]
-    space = resolve(request.space) if request.space else preset.space
+    space = resolve(request.space) if request.space else _space_of_cell(request.fix, preset.space)
     fixed = {name: value for name, value in preset.fixed.items() if name not in space.fixed}
     fixed["data"] = request.data or "har"
     if request.epochs is not None:
         fixed["epochs"] = request.epochs
     return space, fixed, request.max_trials or preset.max_trials
+
+
+def _space_of_cell(fix: tuple[str, ...], otherwise: Space) -> Space:
+    """The space of a cell that the user fixed: the preset's searches what only a LARNN has."""
+    fixed = dict(parse_assignment(assignment) for assignment in fix)
+    return NAMED_SPACES.get(str(fixed.get("cell")), otherwise)
 
 
 def _foreign_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:

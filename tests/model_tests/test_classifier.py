@@ -58,3 +58,26 @@ def test_the_larnn_is_built_as_configured():
     assert classifier.layer.hidden_size == 10
     assert classifier.num_parameters == sum(p.numel() for p in classifier.parameters())
     assert classifier.backend == classifier.layer.backend
+
+
+UNUSED = {
+    "num_heads": 2,
+    "head_size": 2,
+    "window_size": 3,
+    "mode": "layer",
+    "attention_activation": "none",
+    "attention_norm": "layer",
+    "norm": "none",
+    "positional_encoding": "static",
+}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "bn-lstm", "residual-bi-lstm"])
+def test_a_setting_that_a_cell_has_no_use_for_is_refused(cell):
+    ModelConfig(cell=cell, hidden_size=8, dropout=0.1, num_layers=3)
+    unused = UNUSED | ({"stacking": "plain"} if cell == "residual-bi-lstm" else {})
+    for name, value in unused.items():
+        with pytest.raises(ValueError, match=f"cell '{cell}' has no {name}: leave it out"):
+            ModelConfig(cell=cell, **{name: value})
+    with pytest.raises(ValueError, match="hidden_size of a larnn follows"):
+        ModelConfig(hidden_size=8)

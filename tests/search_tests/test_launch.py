@@ -53,6 +53,28 @@ def test_options_go_before_the_space_and_that_before_the_preset(tmp_path):
     assert spec_of(preset="quick", max_trials=3).max_trials == 3
 
 
+@pytest.mark.parametrize("cell", ["lstm", "bn-lstm", "residual-bi-lstm"])
+def test_a_fixed_cell_is_searched_in_its_own_space(cell):
+    spec = spec_of(preset="quick", fix=(f"cell={cell}",))
+    searched = [row["name"] for row in spec.space["rows"]]
+    assert "hidden_size" in searched
+    assert "window_size" not in searched
+    assert {**spec.space["fixed"], **spec.fixed}["cell"] == cell
+    assert spec_of(preset="quick", fix=("cell=larnn",)).space["name"] == "card-quick"
+    with pytest.raises(ValueError, match=f"cell '{cell}' has no "):
+        spec_of(space="card", fix=(f"cell={cell}",))
+
+
+def test_a_cell_is_a_choice_with_rows_of_its_own(tmp_path):
+    (tmp_path / "both.toml").write_text(
+        '[cell]\ntype = "choice"\nchoices = ["larnn", "lstm"]\n'
+        '[window_size]\ntype = "int"\nlow = 4\nhigh = 9\nwhen = {cell = "larnn"}\n'
+        '[hidden_size]\ntype = "int"\nlow = 4\nhigh = 9\nwhen = {cell = "lstm"}\n'
+    )
+    spec = spec_of(space=str(tmp_path / "both.toml"))
+    assert [row["name"] for row in spec.space["rows"]] == ["cell", "window_size", "hidden_size"]
+
+
 def test_fix_takes_a_searched_parameter_away(tmp_path):
     (tmp_path / "own.toml").write_text(FILE)
     spec = spec_of(space=str(tmp_path / "own.toml"), fix=("dropout=0.25", "num_layers=2"))
