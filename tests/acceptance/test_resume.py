@@ -1,0 +1,78 @@
+"""A LARNN's training that is stopped and goes on elsewhere ends as if nothing had happened."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from search.launch import Request, build_spec
+from tests.acceptance.documents import ROOT
+from tests.trials_tests.working import eventually
+from trials.mongo_store import MongoStore
+from trials.store import NewTrial
+from trials.trial import TrialState
+
+SMALL = (
+    "num_heads=2", "head_size=4", "num_layers=1", "time_stride=8", "batch_size=512",
+    "window_size=4", "dropout=0.2", "learning_rate=0.01",
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(mongo_uri):
+    with MongoStore(mongo_uri, "test_resume", retry_for_s=5) as store:
+        yield store
+        store.database.client.drop_database("test_resume")
+
+
+@contextlib.contextmanager
+def worker(mongo_uri, folder):
+    uri = mongo_uri.replace("larnn_search", "test_resume")
+    with (folder / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search", "worker", "--slots", "1", "--device", "cpu"],
+            cwd=ROOT, env=os.environ | {"LARNN_MONGO_URI": uri}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.mongo
+def test_the_loss_is_that_of_an_undisturbed_run_to_the_bit(mongo_uri, store, tmp_path):
+    add(store, "stopped")
+    with worker(mongo_uri, tmp_path) as first:
+        eventually(lambda: store.get_trial("stopped", 0).reports, 60)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=10) == 0
+    assert store.get_trial("stopped", 0).state is TrialState.WAITING
+    add(store, "undisturbed")
+    with worker(mongo_uri, tmp_path):
+        after, before = (finished(store, name) for name in ("stopped", "undisturbed"))
+    assert (after.attempt, after.retries) == (2, 0)
+    assert before.attempt == 1
+    assert after.loss == before.loss
+    curves = [[(r.step, r.loss, dict(r.metrics)) for r in t.reports] for t in (before, after)]
+    assert curves[0] == curves[1]
+
+
+def add(store, name):
+    request = Request(study=name, preset="quick", epochs=4, fix=SMALL)
+    spec = build_spec(request, lambda line: None)
+    store.create_study(spec)
+    store.add_trials(name, None, 0, [NewTrial(spec.fixed, seed=7)])
+
+
+def finished(store, name):
+    trial = eventually(lambda: ended(store.get_trial(name, 0)), 120)
+    assert trial.state is TrialState.COMPLETE, trial.failures
+    return trial
+
+
+def ended(trial):
+    return trial if trial.state.is_finished else None
