@@ -111,8 +111,11 @@ class LiveView:
         else:
             self._lines.flush()
 
-    def refresh(self) -> Snapshot:
+    def refresh(self, footer: str = "") -> Snapshot:
         """Read the study, show it, and return what was read.
+
+        Args:
+            footer: A line to show below; not where plain lines are printed.
 
         Raises:
             StudyNotFoundError: If the study was deleted meanwhile.
@@ -120,7 +123,8 @@ class LiveView:
         """
         snapshot = self._follower.snapshot()
         if self._live is not None:
-            self._live.update(render(snapshot), refresh=True)
+            below = [Text(), Text(footer, style="dim")] if footer else []
+            self._live.update(Group(render(snapshot), *below), refresh=True)
         else:
             self._lines.show(snapshot)
         return snapshot

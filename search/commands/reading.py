@@ -26,20 +26,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study", required=False)
-@click.option("--watch", is_flag=True, help="Keep the view up to date until the study is over.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Keep the view up to date until the study is over; keys pause, stop and cancel it.",
+)
 @mongo_option
 @json_option
 def status(study: str | None, watch: bool, mongo: str | None, as_json: bool) -> None:
     """How a study is doing (by default the latest): trials by state, best so far, workers."""
-    from search.live import LiveView, take_snapshot
+    from search.live import take_snapshot
     from search.screens import print_rich
 
     with opened(mongo) as store:
         name = study or _latest(store.list_studies())
         if watch:
-            with LiveView(store, name) as view:
-                while not view.refresh().is_over:
-                    view.wait()
+            _watch(store, name)
             return
         snapshot = take_snapshot(store, name)
         if as_json:
@@ -191,6 +193,18 @@ COMMANDS = (status, studies, trials, show, logs, best)
 def print_json(value: Any) -> None:
     """Print one JSON document; NaN has been made null by then, so a stray one is a bug."""
     click.echo(json.dumps(value, allow_nan=False, indent=2))
+
+
+def _watch(store: TrialStore, study: str) -> None:
+    """Show a study until it is over, or somebody leaves; keys steer it on a terminal."""
+    from search.keys import Keys, Steering
+    from search.live import REFRESH_SECONDS, LiveView
+
+    steering = Steering(store, study)
+    with Keys() as keys, LiveView(store, study) as view:
+        while not view.refresh(steering.note if keys.are_read else "").is_over:
+            if not steering.press(keys.wait(REFRESH_SECONDS)):
+                return
 
 
 def _latest(studies: list[Any]) -> str:
