@@ -28,6 +28,7 @@ PASSWORDS = {
     "reader": "look-but-do-not-touch",
 }
 LOCAL = "127.0.0.1"
+SOON = "serverSelectionTimeoutMS=500"
 SQUARE = "tests.trials_tests.objectives:square"
 
 
@@ -103,12 +104,12 @@ def command(environment, *arguments):
 def test_a_certificate_that_nobody_vouches_for_is_refused(login):
     uri = login("worker")["LARNN_MONGO_URI"].partition("&tlsCAFile")[0]
     with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
-        MongoStore(uri, password=PASSWORDS["worker"])
+        MongoStore(f"{uri}&{SOON}", password=PASSWORDS["worker"])
 
 
 def test_a_server_that_asks_for_tls_does_not_talk_without(login):
     with pytest.raises(StoreUnavailableError, match="cannot reach MongoDB"):
-        MongoStore(f"mongodb://{login.mongod.address}/larnn_search")
+        MongoStore(f"mongodb://{login.mongod.address}/larnn_search?{SOON}")
 
 
 def test_a_wrong_password_is_told_from_an_unreachable_server(login):

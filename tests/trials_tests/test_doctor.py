@@ -171,7 +171,7 @@ def test_the_command_says_what_to_do_and_fails_when_something_is_to_be_done(mong
 
 def test_the_command_says_why_there_is_no_connection():
     secret = "s3cr3t"  # noqa: S105  # looked for in what is printed
-    done = doctor(f"mongodb://me:{secret}@127.0.0.1:9/larnn_search")
+    done = doctor(f"mongodb://me:{secret}@127.0.0.1:9/larnn_search?serverSelectionTimeoutMS=300")
     assert done.returncode == 1
     assert "problem  connection: cannot reach MongoDB at 127.0.0.1:9" in done.stdout
     assert secret not in done.stdout + done.stderr
