@@ -88,13 +88,15 @@ def run(
 @click.command()
 @study_options
 @ahead_option
+@lease_option
 @output_option
 @click.option("--no-wait", is_flag=True, help="Write the study and leave; a `feed` carries it on.")
 @mongo_option
 @json_option
 def launch(
-    ahead: int | None, output: Path, no_wait: bool, mongo: str | None, as_json: bool, **request: Any
-) -> int:
+    ahead: int | None, lease: float, output: Path, no_wait: bool, mongo: str | None, as_json: bool,
+    **request: Any,
+) -> int:  # fmt: skip
     """Start a search that workers on any machine carry out, and follow it to its answer."""
     with opened(mongo) as store:
         study = _launch(store, request, runs_here=False)
@@ -104,7 +106,7 @@ def launch(
             )
             return 0
         if not _is_over(study):
-            with _feeding(store, study.name, ahead):
+            with _feeding(store, study.name, ahead, lease):
                 _follow(store, study.name)
         return _show_answer(store, study.name, output / study.name, as_json)
 
@@ -212,13 +214,15 @@ def _is_over(study: Study) -> bool:
 
 
 @contextmanager
-def _feeding(store: TrialStore, study: str, ahead: int | None) -> Iterator[None]:
+def _feeding(
+    store: TrialStore, study: str, ahead: int | None, lease: float = LEASE_SECONDS
+) -> Iterator[None]:
     """Feed ``study`` from a thread of this process while the block runs."""
     from search.feeder import Feeder
 
     stop = threading.Event()
     thread = threading.Thread(
-        target=Feeder(store, study, ahead=ahead).run, args=(stop,), name="feeder"
+        target=Feeder(store, study, ahead=ahead, lease_s=lease).run, args=(stop,), name="feeder"
     )
     thread.start()
     try:

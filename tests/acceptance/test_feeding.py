@@ -1,0 +1,74 @@
+"""A search goes on when its launcher dies, and a second launcher only follows it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.acceptance.documents import ROOT
+from tests.trials_tests.working import eventually
+from trials.errors import StudyNotFoundError
+from trials.mongo_store import MongoStore
+from trials.study import StudyState
+
+pytestmark = pytest.mark.mongo
+OBJECTIVE = "tests.trials_tests.objectives:brief"
+LEASE = ["--lease", "2"]
+TRIALS = 30
+
+
+@pytest.fixture
+def store(mongo_uri):
+    with MongoStore(mongo_uri, "test_feeding", retry_for_s=5) as store:
+        yield store
+        store.database.client.drop_database("test_feeding")
+
+
+@pytest.fixture
+def start(mongo_uri, tmp_path):
+    """Starts `larnn-search ...` in a folder of its own."""
+    uri = mongo_uri.replace("larnn_search", "test_feeding")
+    environment = os.environ | {"LARNN_MONGO_URI": uri, "PYTHONPATH": str(ROOT)}
+    (tmp_path / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "search", *arguments],
+                cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                text=True,
+            )  # fmt: skip
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def test_a_launcher_is_killed_and_a_feeder_that_stands_by_takes_over(store, start):
+    launch = ["launch", "--study", "s", "--space", "line.toml", "--objective", OBJECTIVE]
+    launch += ["--algorithm", "random", "--max-trials", str(TRIALS), "--ahead", "1", "--json"]
+    launch += LEASE
+    first = start(*launch)
+    start("worker", "--slots", "1", "--device", "cpu", "--allow-objective", OBJECTIVE)
+    eventually(lambda: finished(store) >= 2)
+    first.kill()
+    start("feed", *LEASE)
+    second = start(*launch)
+    said, _ = second.communicate(timeout=60)
+    assert store.get_study("s").state is StudyState.COMPLETE
+    trials = store.list_trials("s")
+    assert len(trials) == TRIALS
+    assert {str(trial.state) for trial in trials} == {"COMPLETE"}
+    # One after the other, each once: the draws are those of a single feeder.
+    assert len({trial.params["x"] for trial in trials}) == TRIALS
+    assert json.loads(said.splitlines()[-1])["counts"]["COMPLETE"] == TRIALS
+
+
+def finished(store):
+    with contextlib.suppress(StudyNotFoundError):  # not launched yet
+        return sum(trial.state.is_finished for trial in store.list_trials("s"))
+    return 0
