@@ -109,7 +109,7 @@ class Worker:
                 beat_at = clock() + self._settings.heartbeat_s
                 for slot in self._slots:
                     if (attempt := slot.attempt) is not None:
-                        attempt.beat()
+                        self._guarded(attempt.beat)
                 self._guarded(lambda: store.beat_worker(self.info))
             if clock() >= release_at:
                 # Jitter: workers that started together take turns.

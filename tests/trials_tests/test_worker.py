@@ -350,6 +350,22 @@ def test_training_goes_on_through_an_outage_and_nothing_is_lost(gate):
     assert trials[1].state is TrialState.COMPLETE
 
 
+def test_the_heart_goes_on_whatever_a_beat_meets(gate, store, monkeypatch):
+    beats = []
+
+    def beat(claim, lease_s):
+        beats.append(claim)
+        raise RuntimeError("an answer that nobody foresaw")
+
+    monkeypatch.setattr(store, "beat", beat)
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
+    with RunningWorker(store):
+        eventually(lambda: len(beats) >= 3)
+        gate.touch()
+        (trial,) = eventually(lambda: finished(store))
+    assert trial.state is TrialState.COMPLETE
+
+
 class SilentStore(MemoryStore):
     """Answers nothing while ``answers`` is not set, as a database behind a broken network."""
 
