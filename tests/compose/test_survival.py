@@ -18,7 +18,8 @@ MAX_TRIALS = 20
 # Every trial takes about 10 s of a core: long enough for things to happen to it.
 LAUNCH = [
     "launch", "--study", STUDY, "--data", "har", "--epochs", "2", "--max-trials", str(MAX_TRIALS),
-    "--fix", "num_layers=2", "--fix", "num_heads=6", "--fix", "head_size=8",
+    "--fix", "num_layers=2", "--fix", "window_size=16", "--fix", "num_heads=6",
+    "--fix", "head_size=8",
 ]  # fmt: skip
 
 
