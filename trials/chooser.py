@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -33,24 +34,28 @@ class Chooser:
         self._draw = draw
         self._lock = threading.Lock()
         self._offers: list[Offer] = []
-        self._valid_until = clock()
+        self._asked_at = -math.inf
         self._left_alone: dict[str, tuple[object, str]] = {}
 
-    def offers(self) -> list[Offer]:
+    def offers(self, patience_s: float = 0.0) -> list[Offer]:
         """Studies to serve, the most deserving first: fewest running trials for its priority.
 
         An exponential draw breaks near ties in proportion to priority, so that a single slot, which
         sees none running whenever it chooses, starves no study.
+
+        Args:
+            patience_s: How old an empty answer may be. Slots that have long been idle share one;
+                for one that just got free, the feeder may be about to add a trial.
         """
         with self._lock:
-            known = self._offers if self._clock() < self._valid_until else []
-        # Outside the lock, which nobody must hold through an outage. An empty answer is never kept:
-        # the feeder may be about to add trials.
-        if not known:
+            age = self._clock() - self._asked_at
+            known = self._offers if age < OFFERS_VALID_SECONDS else []
+        # Outside the lock, which nobody must hold through an outage.
+        if not known and age >= patience_s:
             known = [offer for offer in self._store.offers() if self._may_serve(offer)]
             with self._lock:
                 self._offers = known
-                self._valid_until = self._clock() + OFFERS_VALID_SECONDS
+                self._asked_at = self._clock()
         return sorted(known, key=lambda o: (o.running + self._draw()) / o.priority)
 
     def _may_serve(self, offer: Offer) -> bool:
@@ -76,7 +81,7 @@ class Chooser:
     def forget(self) -> None:
         """Ask the store again next time: an offer turned out to be empty."""
         with self._lock:
-            self._offers = []
+            self._offers, self._asked_at = [], -math.inf
 
     def accepts(self, study: Study) -> bool:
         """Whether this worker can serve a study it was offered."""

@@ -39,6 +39,7 @@ class Slot(threading.Thread):
         self._child: ChildProcess | None = None
         self._threads: int | None = None
         self._trouble = ""
+        self._idle_s = FIRST_IDLE_SECONDS
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -58,7 +59,7 @@ class Slot(threading.Thread):
 
     def run(self) -> None:
         """Serve until the worker stops. Whatever goes wrong with one trial, the next is tried."""
-        stopping, idle_s = self._shared.stopping, FIRST_IDLE_SECONDS
+        stopping = self._shared.stopping
         while not stopping.is_set():
             try:
                 served = self._serve()
@@ -69,18 +70,18 @@ class Slot(threading.Thread):
                 log.exception("%s: a bug of the worker; it goes on", self.name)
                 served = False
             if served:
-                idle_s = FIRST_IDLE_SECONDS
+                self._idle_s = FIRST_IDLE_SECONDS
                 continue
             # Jitter: a hundred idle workers must not ask in step.
-            stopping.wait(idle_s * random.uniform(0.75, 1.25))  # noqa: S311  # no secret
-            idle_s = min(idle_s * IDLE_GROWTH, LAST_IDLE_SECONDS)
+            stopping.wait(self._idle_s * random.uniform(0.75, 1.25))  # noqa: S311  # no secret
+            self._idle_s = min(self._idle_s * IDLE_GROWTH, LAST_IDLE_SECONDS)
         self._end_child()
 
     def _serve(self) -> bool:
         """Run one trial, if there is one and the slot may."""
         if self.health.rests or self._ready_child(self._first_threads()) is None:
             return False
-        for offer in self._chooser.offers():
+        for offer in self._chooser.offers(patience_s=self._idle_s / 2):
             try:
                 if self._serve_study(offer.study):
                     return True

@@ -111,6 +111,16 @@ def test_offers_are_asked_for_again_when_old_or_empty(store):
     assert len(choice.offers()) == 2
 
 
+def test_slots_that_are_long_idle_share_an_empty_answer(store):
+    clock = Clock()
+    choice = chooser(store, clock)
+    assert choice.offers() == []
+    add_study(store, "m:f", [{}], name="a")
+    assert choice.offers(patience_s=0.5) == []
+    clock.now += 0.5
+    assert len(choice.offers(patience_s=0.5)) == 1
+
+
 def test_a_study_made_anew_is_no_longer_left_alone(store):
     study = add_study(store, "m:f", [{}])
     choice = chooser(store, studies=["s"])
