@@ -15,7 +15,7 @@ from tests.search_tests.sample_study import sample_study, sample_trials
 
 SPACE = Space.from_dict(sample_study().spec.space)
 compared = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", savefig_kwargs={"dpi": 60}, tolerance=6
+    baseline_dir="baseline", style="default", savefig_kwargs={"dpi": 60}, tolerance=1
 )
 
 
