@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from model.fused import build
+
 
 @pytest.fixture
 def double(monkeypatch):
@@ -14,3 +16,12 @@ def double(monkeypatch):
     yield
     torch.set_default_dtype(torch.float32)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def compiler():
+    """A C++ compiler; a machine without one computes with PyTorch, and has nothing to test here."""
+    try:
+        return build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))

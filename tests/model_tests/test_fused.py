@@ -14,7 +14,7 @@ from tests.model_tests.test_reference import FIELDS, assert_same, make_layer, ma
 
 
 @pytest.fixture(autouse=True)
-def fused_backend(double, monkeypatch):
+def fused_backend(compiler, double, monkeypatch):
     """Float64, one thread, and nothing but the kernel."""
     monkeypatch.setenv("LARNN_BACKEND", "fused")
 

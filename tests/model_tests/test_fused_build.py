@@ -52,10 +52,10 @@ def fake_compiler(tmp_path, script):
     return str(compiler)
 
 
-def test_processes_that_start_at_once_build_once(tmp_path):
+def test_processes_that_start_at_once_build_once(tmp_path, compiler):
     log = tmp_path / "log"
-    compiler = fake_compiler(tmp_path, f'echo "$@" >> {log}\nexec {build.find_compiler()} "$@"')
-    processes = [start(tmp_path, CXX=compiler) for _ in range(2)]
+    logged = fake_compiler(tmp_path, f'echo "$@" >> {log}\nexec {compiler} "$@"')
+    processes = [start(tmp_path, CXX=logged) for _ in range(2)]
     for process in processes:
         backend, stderr = end(process)
         assert backend == "fused", stderr
@@ -71,6 +71,7 @@ def test_without_a_compiler_torch_computes_and_one_warning_says_so(tmp_path):
     assert "no g++ or clang++; install a C++ compiler (apt install g++)" in stderr
 
 
+@pytest.mark.usefixtures("compiler")
 def test_python_and_cpp_agree_on_the_problem():
     assert build.load_library().larnn_problem_bytes() == ctypes.sizeof(_Problem)
 
@@ -129,7 +130,7 @@ def test_prebuilt_copies_are_chosen_by_what_the_cpu_can(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
 @pytest.mark.parametrize("level", [name for name in build.LEVELS if name != "x86-64-v4"])
-def test_narrower_vectors_compute_the_same(level, tmp_path, monkeypatch, capsys, double):
+def test_narrower_vectors_compute_the_same(level, compiler, tmp_path, monkeypatch, capsys, double):
     if not build.LEVELS[level] <= build.cpu_flags():
         pytest.skip(f"this CPU cannot run {level}")
     monkeypatch.setenv("LARNN_BACKEND", "fused")
