@@ -28,6 +28,8 @@ RUN pip wheel --no-deps --wheel-dir /opt/larnn/wheels .
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --uid 1000 --create-home larnn \
  && install -d -o larnn -g larnn -m 1777 /home/larnn/results
+# A new volume at results starts with the study that the notebooks show by default.
+COPY --chown=larnn:larnn results/shipped /home/larnn/results/shipped
 COPY --from=dependencies /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
