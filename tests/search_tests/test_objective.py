@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from model.data import DataError
 from search import objective
 from search.objective import test_metrics as look_at_test  # its own name would be collected
 from search.objective import train_larnn
@@ -131,6 +132,21 @@ def test_other_data_are_refused():
     with pytest.raises(TrialRefusedError, match="have fingerprint 0000000000000000, data 'tiny' h"):
         train_larnn(PARAMS, context)
     assert context.reports == []
+
+
+def test_a_machine_without_the_studys_data_leaves_it_alone(monkeypatch):
+    def missing(config):
+        raise DataError("cannot read the data file mine.npz: No such file or directory")
+
+    monkeypatch.setattr(objective, "load_data", missing)
+    context = Context()
+    with pytest.raises(DataError):  # nobody has ever loaded them: a mistake in the params
+        train_larnn(PARAMS, context)
+    context.requirements = {"data_fingerprint": "0" * 64}
+    with pytest.raises(
+        TrialRefusedError, match=r"lacks the study's data: cannot read .* mine\.npz"
+    ):
+        train_larnn(PARAMS, context)
 
 
 def test_a_diverging_training_has_no_loss():

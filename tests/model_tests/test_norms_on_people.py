@@ -1,0 +1,49 @@
+"""After a real training, what a norm shows in training mode holds at evaluation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import TrialConfig
+from model.data import har
+from model.evaluation import Part, load_classifier
+from model.norm import StepBatchNorm
+from model.training import fit
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Every fifth window of the training people, every fourth step; few validation windows."""
+    everybody = har.load_har()
+    rows = np.concatenate([everybody.indices("train")[::5], everybody.indices("validation")[::9]])
+    return dataclasses.replace(
+        everybody, x=everybody.x[rows], y=everybody.y[rows], person=everybody.person[rows]
+    ).every(4)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(norm, people):
+    attention_norm = {"none": "none"}.get(norm, norm)
+    config = TrialConfig.from_params(
+        {"norm": norm, "attention_norm": attention_norm, "num_layers": 2, "epochs": 4,
+         "batch_size": 32, "learning_rate": 0.01, "time_stride": 4}
+    )  # fmt: skip
+    weights = fit(config, people, device="cpu", threads=1).weights
+    trained = load_classifier(weights, "cpu")
+    part = Part(people, "train", trained.normalisation, torch.device("cpu"))
+    evaluated = part.logits(trained.model).argmax(1).eq(part.y).double().mean().item()
+    # All windows as one batch: small batches' own noise is no matter of what was learned.
+    with torch.no_grad():
+        logits = trained.model.train()(part.batch(slice(None))[0])
+    in_training = logits.argmax(1).eq(part.y).double().mean().item()
+    assert in_training > 0.75  # chance: 0.19
+    assert evaluated == pytest.approx(in_training, abs=0.01)
+    layers = [layer for layer in trained.model.modules() if isinstance(layer, StepBatchNorm)]
+    assert bool(layers) == (norm == "batch")
+    for layer in layers:  # without what it learned, batch norm would be lost
+        layer.running_mean.zero_()
+        layer.running_var.fill_(1.0)
+    forgetful = part.logits(trained.model).argmax(1).eq(part.y).double().mean().item()
+    assert (forgetful < in_training - 0.05) == (norm == "batch")
