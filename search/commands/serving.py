@@ -9,6 +9,7 @@ import socket
 import click
 
 from search.options import mongo_option, opened, option
+from search.signals import stop_on_signals
 
 TOKEN_VARIABLE = "LARNN_DASHBOARD_TOKEN"  # noqa: S105  # the name of a variable
 ADDRESS = "127.0.0.1"
@@ -45,7 +46,10 @@ def dashboard(port: int, allow_control: bool, mongo: str | None) -> None:
             app = make_app(store, token=token, port=port, may_control=allow_control)
             config = uvicorn.Config(app, log_level="warning", access_log=False)
             click.echo(f"http://{ADDRESS}:{port}/?token={token}")
-            uvicorn.Server(config).run(sockets=[listening])
+            # uvicorn raises the signal that ended it again; here it is done with then, so that the
+            # store is closed and its server, if it is our own, stopped.
+            with stop_on_signals():
+                uvicorn.Server(config).run(sockets=[listening])
 
 
 COMMANDS = (dashboard,)

@@ -1,12 +1,17 @@
 import http.client
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 
+from search.cli import run_command
 from search.dashboard import FIGURES, make_app
 from search.plots import KINDS
 from tests.search_tests.browser import CHROMIUM, TEXT, Browser
@@ -170,3 +175,34 @@ def test_a_browser_shows_the_running_search_and_changes_when_a_trial_ends(store,
         own = f"http://127.0.0.1:{port}/"
         assert all(url.startswith((own, "about:", "data:")) for url in browser.requested())
         assert browser.complaints() == []
+
+
+def test_the_command_prints_its_address_serves_it_and_leaves_on_a_signal(tmp_path, monkeypatch):
+    monkeypatch.setenv("LARNN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("LARNN_MONGO_URI", raising=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search", "dashboard", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = urlsplit(process.stdout.readline().strip())
+        token = address.query.removeprefix("token=")
+        assert (address.hostname, len(token)) == ("127.0.0.1", 32)
+        assert ask(address.port, "/studies.json")[0] == 401
+        status, body, _ = ask(address.port, "/studies.json", Authorization=f"Bearer {token}")
+        assert (status, json.loads(body)["studies"]) == (200, [])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        process.stdout.close()
+
+
+def test_a_port_in_use_is_named(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_command(["dashboard", "--port", str(port)]) == 2
+    told = capsys.readouterr().err
+    assert f"port {port} cannot be used (Address already in use): choose another" in told
