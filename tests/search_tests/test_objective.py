@@ -139,14 +139,12 @@ def test_a_machine_without_the_studys_data_leaves_it_alone(monkeypatch):
         raise DataError("cannot read the data file mine.npz: No such file or directory")
 
     monkeypatch.setattr(objective, "load_data", missing)
-    context = Context()
-    with pytest.raises(DataError):  # nobody has ever loaded them: a mistake in the params
-        train_larnn(PARAMS, context)
-    context.requirements = {"data_fingerprint": "0" * 64}
     with pytest.raises(
         TrialRefusedError, match=r"lacks the study's data: cannot read .* mine\.npz"
     ):
-        train_larnn(PARAMS, context)
+        train_larnn(PARAMS, Context())
+    with pytest.raises(DataError):  # no study has loaded them: a mistake in the params
+        train_larnn(PARAMS)
 
 
 def test_a_diverging_training_has_no_loss():
