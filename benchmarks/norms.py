@@ -54,8 +54,8 @@ def main(seeds):
     torch.set_num_threads(1)
     data = subset()
     print("| norm | attention_norm | batch | training mode | evaluation | evaluation better by "
-          "| validation loss | validation accuracy | seconds |")  # fmt: skip
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+          "| validation loss | validation accuracy |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for batch_size in BATCHES:
         for norm in ("layer", "batch", "none"):
             for attention_norm in ("none", norm) if norm != "none" else ("none",):
@@ -69,7 +69,7 @@ def main(seeds):
                     train, evaluated = accuracies(result, data, batch_size)
                     rows.append(
                         (train, evaluated, evaluated - train, result.best.validation_loss,
-                         result.best.validation_accuracy, result.seconds)
+                         result.best.validation_accuracy)
                     )  # fmt: skip
                 columns = list(zip(*rows, strict=True))
                 mean = [statistics.mean(column) for column in columns]
@@ -77,7 +77,7 @@ def main(seeds):
                 print(
                     f"| {norm} | {attention_norm} | {batch_size} | {mean[0]:.2%} | {mean[1]:.2%} "
                     f"| {gaps} | {mean[3]:.3f} ({min(columns[3]):.3f} to "
-                    f"{max(columns[3]):.3f}) | {mean[4]:.2%} | {mean[5]:.0f} |",
+                    f"{max(columns[3]):.3f}) | {mean[4]:.2%} |",
                     flush=True,
                 )
 
