@@ -7,7 +7,7 @@ import pytest
 from tests.chaos.storm import DECK, run
 from tests.trials_tests.conftest import server_folder
 
-SECONDS = 40
+SECONDS = 30
 
 
 @pytest.mark.mongo

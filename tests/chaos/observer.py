@@ -79,7 +79,7 @@ class Observer:
             reports = [(report.step, report.loss) for report in trial.reports]
             assert reports == list(enumerate(true, 1)), trial
             # The result is the latest attempt's; every attempt before it left one failure.
-            assert trial.result["attempt"] == trial.attempt
+            assert trial.result["attempt"] == trial.attempt, trial
             assert len(trial.failures) <= trial.attempt - 1
             assert self._store.load_blob(name, trial.number, CHECKPOINT) is None
         self.kinds.update(f.kind.value for trial in trials for f in trial.failures)
