@@ -1,8 +1,8 @@
 """What an objective and the queue expect of each other. No torch, no database: plain protocols.
 
 An objective is a function ``objective(params, context=None)`` that returns
-``{"loss": float, "status": "ok", ...}``. Called with params alone it works in `hyperopt.fmin`; on the
-service it also gets a `TrialContext`.
+``{"loss": float, "status": "ok", ...}``. Called with params alone it works in `hyperopt.fmin`; on
+the service it also gets a `TrialContext`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class StopReason(enum.StrEnum):
     PRUNE = "prune"
     """Others did better at this step: return ``{"status": "stopped"}``."""
     INTERRUPT = "interrupt"
-    """The worker leaves or the study pauses: save a checkpoint, return ``{"status": "stopped"}``."""
+    """The worker leaves or the study pauses: save, then return ``{"status": "stopped"}``."""
 
 
 class TrialContext(Protocol):

@@ -3,16 +3,16 @@
 Rules that every store keeps (`tests/trials_tests/test_store_contract.py` runs over all of them):
 
 * **One owner.** A RUNNING trial belongs to one `Claim` (study, number, attempt, token). `beat`,
-  `report`, `finish` and `save_blob` are compare-and-set on state, attempt and token: a stale claim is
-  refused with `LeaseLostError` and changes nothing.
-* **Told twice is told once.** A write whose answer was lost may be sent again: `reserve` with the same
-  token returns the same trial, `finish` with the same claim and outcome is recognised as done, a report
-  of a step already reported by this attempt is dropped.
-* **The store's clock.** Leases are granted and judged by the store's clock alone. Workers' clocks may
-  be wrong.
+  `report`, `finish` and `save_blob` are compare-and-set on state, attempt and token: a stale claim
+  is refused with `LeaseLostError` and changes nothing.
+* **Told twice is told once.** A write whose answer was lost may be sent again: `reserve` with the
+  same token returns the same trial, `finish` with the same claim and outcome is recognised as done,
+  a report of a step already reported by this attempt is dropped.
+* **The store's clock.** Leases are granted and judged by the store's clock alone. Workers' clocks
+  may be wrong.
 * **Values come back as they went in.** Params keep their types (int stays int), NaN stays NaN.
-* **Outages.** A method that cannot reach the database retries with jittered backoff for as long as its
-  store was told to, then raises `StoreUnavailableError`.
+* **Outages.** A method that cannot reach the database retries with jittered backoff for as long as
+  its store was told to, then raises `StoreUnavailableError`.
 * **Nothing read is executed.** A document that does not fit is refused for that trial alone.
 """
 
@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from trials.study import Counts, Study, StudySpec, StudyState
-from trials.trial import Claim, Failure, Outcome, Report, Trial, TrialState
+from trials.trial import Claim, Outcome, Report, Trial, TrialState
 
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 3.0
@@ -54,7 +54,7 @@ class WorkerInfo:
     host: str
     pid: int
     slots: tuple[Mapping[str, Any], ...] = ()
-    """One a slot: ``{"device": "cpu", "study": str | None, "number": int | None, "state": str}``."""
+    """One a slot: ``{"device": str, "study": str | None, "number": int | None, "state": str}``."""
     version: str = ""
     message: str = ""
     """For people: quarantined and why, studies left alone and why."""
