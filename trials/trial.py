@@ -93,7 +93,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A worker's right to one attempt at one trial; every write names it, stale ones are refused."""
+    """A worker's right to one attempt at one trial; every write names it, stale ones fail."""
 
     study: str
     number: int
