@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from search.cli import run_command
+from tests.model_tests.test_user_data import MISTAKES, arrays
 from tests.trials_tests.conftest import state_dir  # noqa: F401  # a fixture
 from tests.trials_tests.test_connect import guarded  # noqa: F401  # a fixture
 from trials.store import NewTrial
@@ -272,6 +275,14 @@ def test_a_full_disk_is_named(folder, monkeypatch, complaint):
         subprocess.run(["umount", str(disk)], check=True)
     assert "cannot write to the state folder" in line
     assert "full" in line
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("mistake", ["NaN", "one class", "one person", "labels too few"])
+def test_data_that_cannot_be_used(mistake, folder, complaint):
+    change, message = MISTAKES[mistake]
+    np.savez(folder / "mine.npz", **{**arrays(), **change})
+    assert re.search(message, complaint(["run", "--study", "s", "--data", "npz:mine.npz"], 2))
 
 
 def test_figures_that_cannot_be_written(folder, complaint):
