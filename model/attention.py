@@ -84,8 +84,8 @@ class Window:
     run in reverse order, so that a row's gradient is complete when its own step takes it.
 
     Args:
-        keys: Of the cells the call starts with, oldest first, ``[R, B, H]`` with ``1 <= R <= K``.
-        values: As ``keys``.
+        keys: Of the cells the call starts with, oldest first, ``[R, B, H]`` with ``1 <= R <= K``;
+            their shape and type count, `fill` takes them in.
         steps: Time steps of the call, T.
         window_size: K.
         num_heads: N.
@@ -95,7 +95,6 @@ class Window:
     def __init__(
         self,
         keys: Tensor,
-        values: Tensor,
         steps: int,
         window_size: int,
         num_heads: int,
@@ -112,25 +111,35 @@ class Window:
         self.memory = keys.new_empty(2, head_size, rows + steps - 1, lanes)
         self.scratch = keys.new_empty(head_size, min(window_size, rows + steps - 1), lanes)
         self.gradient: Tensor | None = None
-        self._token: Tensor = _Fill.apply(keys, values, self)  # type: ignore[no-untyped-call]  # torch
+
+    def fill(self, keys: Tensor, values: Tensor) -> Tensor:
+        """Take in the cells the call starts with; the first token.
+
+        The caller keeps the token. Kept here it would close a circle, from the window to a step's
+        node in autograd's graph and back, which no garbage collector sees.
+        """
+        token: Tensor = _Fill.apply(keys, values, self)  # type: ignore[no-untyped-call]  # torch
+        return token
 
     def attend(
-        self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, token: Tensor, query: Tensor, key: Tensor | None = None, value: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Let one step look back.
 
         Args:
+            token: Of the step before.
             query: ``[B, H]``.
             key: Key of the cell that the step before made, ``[B, H]``; None at a call's first step.
             value: As ``key``.
 
         Returns:
-            The weighted mix of values, ``[B, H]``, and the weights, oldest first, ``[W, B, N]``.
+            The weighted mix of values, ``[B, H]``, the weights, oldest first, ``[W, B, N]``, and
+            this step's token.
         """
         if key is not None:
             self.newest += 1
-        mixed, weights, self._token = _Attend.apply(query, key, value, self._token, self)  # type: ignore[no-untyped-call]  # torch
-        return mixed, weights.view(-1, query.shape[0], self.num_heads)
+        mixed, weights, token = _Attend.apply(query, key, value, token, self)  # type: ignore[no-untyped-call]  # torch
+        return mixed, weights.view(-1, query.shape[0], self.num_heads), token
 
     def split(self, value: Tensor) -> Tensor:
         """``[..., B, H]`` to ``[..., D, B x N]``, in the buffer's type."""

@@ -248,12 +248,14 @@ def _look_back(
     rows = len(queue)
     known = [project(cell, row + 1 - rows) for row, cell in enumerate(queue.unbind(0))]
     keys, values = (torch.stack(part) for part in zip(*known, strict=True))
-    window = Window(keys, values, steps, config.window_size, config.num_heads, absent)
+    window = Window(keys, steps, config.window_size, config.num_heads, absent)
+    token = window.fill(keys, values)
 
     def look_back(query: Tensor, cell: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        if step == 0:
-            return window.attend(activation(query))
-        return window.attend(activation(query), *project(cell, step))
+        nonlocal token
+        newest = project(cell, step) if step > 0 else ()
+        mixed, looked_at, token = window.attend(token, activation(query), *newest)
+        return mixed, looked_at
 
     return look_back
 
