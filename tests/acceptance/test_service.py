@@ -66,14 +66,13 @@ def test_a_result_over_16_mb_fails_its_trial_with_what_to_do(mongo_uri, store, t
 
 
 def test_each_gpu_runs_trials_of_its_own_and_the_trial_says_which(mongo_uri, store, tmp_path):
-    add_study(store, "look_around", [{}] * 12)
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    add_study(store, "meets", [{"folder": str(meeting), "gpus": 3}] * 12)
     slots = detect_slots("auto", gpus=["0", "1", "GPU-7f"])
     with worker(mongo_uri, store, tmp_path, slots=slots):
         trials = eventually(lambda: finished(store))
-    seen = {
-        (trial.result["device"], trial.result["environment"]["CUDA_VISIBLE_DEVICES"])
-        for trial in trials
-    }
+    seen = {(trial.result["device"], trial.result["seen"]) for trial in trials}
     assert seen == {("cuda:0", "0"), ("cuda:1", "1"), ("cuda:GPU-7f", "GPU-7f")}
 
 

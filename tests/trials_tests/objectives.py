@@ -62,6 +62,17 @@ def look_around(params, context):
     }
 
 
+def meets(params, context):
+    """Ends once trials on ``gpus`` different GPUs have begun: no GPU can take them all."""
+    here = Path(params["folder"])
+    here.joinpath(os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+    while len(list(here.iterdir())) < params["gpus"]:
+        if context.stop_reason():
+            return {"status": "stopped"}
+        time.sleep(0.005)
+    return {"loss": 0.0, "seen": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+
 def spawns(params, context):
     """Starts a process of its own, says both process ids, then runs for ever."""
     grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -11,7 +11,7 @@ from trials.worker import Worker
 
 ALLOWED = [
     f"{objectives.HERE}:{name}"
-    for name in ("square", "sleepy", "misbehave", "steps", "look_around", "spawns")
+    for name in ("square", "sleepy", "misbehave", "steps", "look_around", "meets", "spawns")
 ]
 
 
