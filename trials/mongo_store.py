@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -9,19 +10,11 @@ from pymongo.errors import DuplicateKeyError
 
 from trials import pipelines
 from trials.blobs import new_key, parse_key
-from trials.documents import (
-    Document,
-    canonical,
-    decode_reserved,
-    encode_failure,
-    encode_outcome,
-    read_trial,
-    refusal,
-    trial_id,
-)
+from trials.documents import Document, encode_failure, encode_outcome, trial_id
 from trials.errors import BrokenDocumentError
 from trials.mongo_base import FLEETING
 from trials.mongo_studies import AFTER, MongoStudies
+from trials.reading import decode_reserved, read_trial, refusal
 from trials.retrying import retried
 from trials.rules import (
     check_cancel,
@@ -30,9 +23,10 @@ from trials.rules import (
     lease_lost,
     trial_not_found,
 )
-from trials.store import CHECKPOINT, LEASE_SECONDS, Control
+from trials.store import CHECKPOINT, ELSEWHERE_SECONDS, LEASE_SECONDS, Control
 from trials.study import StudyState
 from trials.trial import FINISHED_STATES, Claim, Outcome, Report, Trial, TrialState
+from trials.values import canonical
 
 SWEEP_BATCH = 500
 BLOB_TRIES = 3
@@ -45,10 +39,18 @@ class MongoStore(MongoStudies):
 
     @retried
     def reserve(
-        self, study: str, worker: str, host: str, token: str, lease_s: float = LEASE_SECONDS
+        self,
+        study: str,
+        worker: str,
+        host: str,
+        token: str,
+        lease_s: float = LEASE_SECONDS,
+        elsewhere_s: float = ELSEWHERE_SECONDS,
     ) -> Trial | None:
         """See `TrialStore.reserve`; a trial whose document does not fit becomes FAILED instead."""
-        while (document := self._reserve(study, worker, host, token, lease_s)) is not None:
+        wanted = {"study": study, **pipelines.open_to(worker, elsewhere_s)}
+        change = pipelines.reserve(worker, host, token, lease_s)
+        while (document := self._reserve(study, wanted, change, token)) is not None:
             try:
                 return decode_reserved(document)
             except BrokenDocumentError as problem:
@@ -61,18 +63,14 @@ class MongoStore(MongoStudies):
         return None
 
     def _reserve(
-        self, study: str, worker: str, host: str, token: str, lease_s: float
+        self, study: str, wanted: Document, change: pipelines.Pipeline, token: str
     ) -> Document | None:
         if self._read_study(study).state is StudyState.ACTIVE:
-            waiting: Document = {"study": study, "state": TrialState.WAITING.value}
-            change = pipelines.reserve(worker, host, token, lease_s)
-            for condition in (waiting | {"failures.host": {"$ne": host}}, waiting):
-                try:
-                    document = self._trials.find_one_and_update(
-                        condition, change, sort=[("number", 1)], return_document=AFTER
-                    )
-                except DuplicateKeyError:  # reserved before under this token, and the answer lost
-                    break
+            # A DuplicateKeyError: reserved before under this token, and the answer was lost.
+            with contextlib.suppress(DuplicateKeyError):
+                document = self._trials.find_one_and_update(
+                    wanted, change, sort=[("number", 1)], return_document=AFTER
+                )
                 if document is not None:
                     return document
         return self._trials.find_one({"state": TrialState.RUNNING.value, "token": token})

@@ -13,19 +13,15 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from trials import pipelines
 from trials.documents import (
     Document,
-    canonical,
-    decode_study,
-    decode_worker,
     encode_spec,
     encode_study,
     encode_trial,
     encode_worker,
-    plain,
-    read_trial,
     trial_id,
 )
 from trials.errors import BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
+from trials.reading import decode_study, decode_worker, read_trial
 from trials.retrying import retried
 from trials.rules import (
     check_same_study,
@@ -39,6 +35,7 @@ from trials.store import LEASE_SECONDS, NewTrial, Offer, WorkerInfo
 from trials.study import Counts, Study, StudySpec, StudyState
 from trials.transfer import check_whole, study_document, trial_document
 from trials.trial import Trial, TrialState
+from trials.values import canonical, plain
 
 log = logging.getLogger(__name__)
 AFTER = ReturnDocument.AFTER

@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trials.documents import (
-    Document,
-    encode_failure,
-    encode_outcome,
-    encode_report,
-    trial_id,
-)
+from trials.documents import Document, encode_failure, encode_outcome, encode_report, trial_id
 from trials.rules import LOST
 from trials.store import CHECKPOINT
 from trials.trial import (
@@ -66,6 +60,17 @@ def until(lease_s: float) -> Document:
     return {"$add": [NOW, round(lease_s * 1000)]}
 
 
+def open_to(worker: str, elsewhere_s: float) -> Document:
+    """Filter: a waiting trial that this worker may take (`TrialStore.reserve`)."""
+    waited = {"$subtract": [NOW, round(elsewhere_s * 1000)]}
+    # Null, where there was no retry, sorts before every date.
+    has_waited = {"$expr": {"$lte": ["$ended.requeued_at", waited]}}
+    return {
+        "state": TrialState.WAITING.value,
+        "$or": [{"failures.worker": {"$ne": worker}}, has_waited],
+    }
+
+
 def reserve(worker: str, host: str, token: str, lease_s: float) -> Pipeline:
     """WAITING to RUNNING."""
     return [
@@ -110,6 +115,7 @@ def finish(claim: Claim, outcome: Outcome) -> Pipeline:
     """RUNNING to how the attempt ended; back to the queue only if nobody cancelled it meanwhile."""
     encoded = encode_outcome(outcome)
     waits = outcome.state is TrialState.WAITING
+    retries = waits and outcome.counts_as_retry
     change: Document = {
         **NO_CLAIM,
         "state": if_else(IS_CANCELLED, TrialState.CANCELLED.value, outcome.state.value)
@@ -123,11 +129,12 @@ def finish(claim: Claim, outcome: Outcome) -> Pipeline:
             "state": outcome.state.value,
             "loss": encoded["loss"],
             "checkpoint": {"$ifNull": [f"$blobs.{CHECKPOINT}", None]},
+            "requeued_at": NOW if retries else None,
         },
     }
     if encoded["failure"] is not None:
         change["failures"] = appended("failures", literal(encoded["failure"]))
-    if waits and outcome.counts_as_retry:
+    if retries:
         change["retries"] = {"$add": ["$retries", 1]}
     return [{"$set": change}, settle()]
 

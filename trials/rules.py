@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trials.documents import canonical, encode_spec
+from trials.documents import encode_spec
 from trials.errors import (
     IllegalTransitionError,
     InvalidValueError,
@@ -18,6 +18,7 @@ from trials.errors import (
 )
 from trials.study import IDENTITY_FIELDS, Counts, Study, StudySpec, StudyState
 from trials.trial import BUDGET_STATES, Claim, TrialState
+from trials.values import canonical
 
 LOST = "the worker sent no heartbeat until its lease ran out: it was killed, paused or cut off"
 """Message of a LOST_WORKER failure."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from trials.errors import InvalidValueError, StoreUnavailableError
-from trials.store import HEARTBEAT_SECONDS, LEASE_SECONDS, TrialStore
+from trials.store import ELSEWHERE_SECONDS, HEARTBEAT_SECONDS, LEASE_SECONDS, TrialStore
 
 RETRY_SECONDS = 1.0
 log = logging.getLogger("larnn.worker")
@@ -42,6 +42,8 @@ class WorkerSettings:
     """Leave once all of these studies are COMPLETE, CANCELLED or deleted."""
     lease_s: float = LEASE_SECONDS
     heartbeat_s: float = HEARTBEAT_SECONDS
+    elsewhere_s: float = ELSEWHERE_SECONDS
+    """How long a trial that failed here waits for another worker before it is tried here again."""
     grace_s: float = 3.5
     """For a trial told to stop to save its checkpoint and return; then it is killed."""
     leave_s: float = 4.5

@@ -118,11 +118,16 @@ class Slot(threading.Thread):
         return self._threads
 
     def _reserve(self, study: Study) -> Trial | None:
-        shared, token = self._shared, uuid.uuid4().hex
+        shared, settings, token = self._shared, self._shared.settings, uuid.uuid4().hex
         # One token until an answer comes: a reservation whose answer was lost is found again.
         return shared.insist(
             lambda: shared.store.reserve(
-                study.name, shared.name, shared.host, token, shared.settings.lease_s
+                study.name,
+                shared.name,
+                shared.host,
+                token,
+                settings.lease_s,
+                settings.elsewhere_s,
             )
         )
 

@@ -28,6 +28,10 @@ from trials.trial import Claim, Outcome, Report, Trial, TrialState
 
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 3.0
+ELSEWHERE_SECONDS = 10.0
+"""How long a trial that is tried again waits for another worker than those on which it failed. An
+idle worker asks every 1.25 s or sooner, and after an outage every 5 s: whoever is free has asked
+twice. Beside the minutes that a trial takes it is little, for a worker that is alone."""
 CHECKPOINT = "checkpoint"
 """Blob kind: where a stopped attempt goes on from; deleted when the trial finishes."""
 WEIGHTS = "weights"
@@ -176,12 +180,18 @@ class TrialStore(Protocol):
         """Studies that are ACTIVE and have WAITING trials, with how many of their trials run."""
 
     def reserve(
-        self, study: str, worker: str, host: str, token: str, lease_s: float = LEASE_SECONDS
+        self,
+        study: str,
+        worker: str,
+        host: str,
+        token: str,
+        lease_s: float = LEASE_SECONDS,
+        elsewhere_s: float = ELSEWHERE_SECONDS,
     ) -> Trial | None:
         """Take the lowest-numbered WAITING trial of an ACTIVE study; None when there is none.
 
-        A trial that failed on this very host is given to others first, while there are other
-        WAITING trials.
+        A trial whose latest attempt used up a retry is kept from the workers on which it failed
+        until it has waited ``elsewhere_s``; then it is anybody's, so that a lone worker gets it.
         """
 
     def beat(self, claim: Claim, lease_s: float = LEASE_SECONDS) -> Control:

@@ -15,20 +15,13 @@ from typing import Any
 
 from bson import json_util
 
-from trials.documents import (
-    Document,
-    decode_study,
-    decode_trial,
-    encode_failure,
-    encode_report,
-    encode_study,
-    encode_trial,
-    plain,
-)
+from trials.documents import Document, encode_failure, encode_report, encode_study, encode_trial
 from trials.errors import BrokenDocumentError, InvalidValueError
+from trials.reading import decode_study, decode_trial
 from trials.store import NewTrial
 from trials.study import Study
 from trials.trial import Trial, TrialState
+from trials.values import plain
 
 _JSON = json_util.RELAXED_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=UTC)
 _OF_THE_STORE = ("_id", "token", "lease_expires_at", "blobs", "cancel", "ended")

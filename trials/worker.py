@@ -24,7 +24,13 @@ from trials.devices import detect_slots
 from trials.errors import StudyNotFoundError, TrialRefusedError, TrialsError
 from trials.settings import Shared, Stop, WorkerSettings
 from trials.slot import Slot
-from trials.store import HEARTBEAT_SECONDS, LEASE_SECONDS, TrialStore, WorkerInfo
+from trials.store import (
+    ELSEWHERE_SECONDS,
+    HEARTBEAT_SECONDS,
+    LEASE_SECONDS,
+    TrialStore,
+    WorkerInfo,
+)
 from trials.study import StudyState
 
 __all__ = ["Worker", "WorkerSettings", "detect_slots", "run_worker"]
@@ -175,6 +181,7 @@ def run_worker(
     exit_when_done: Sequence[str] = (),
     lease_s: float = LEASE_SECONDS,
     heartbeat_s: float = HEARTBEAT_SECONDS,
+    elsewhere_s: float = ELSEWHERE_SECONDS,
 ) -> signal.Signals | None:
     """Be a worker, in the process's main thread, until a signal or the work's end.
 
@@ -195,6 +202,7 @@ def run_worker(
         exit_when_done=exit_when_done,
         lease_s=lease_s,
         heartbeat_s=heartbeat_s,
+        elsewhere_s=elsewhere_s,
     )
     worker = Worker(store, settings)
     with _signals_stop(worker) as received:

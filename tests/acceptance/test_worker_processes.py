@@ -150,19 +150,24 @@ def test_a_second_signal_does_not_wait_for_a_trial_that_does_not_listen(store, s
     assert store.get_trial("s", 0).state is TrialState.WAITING
 
 
-def test_a_killed_child_is_replaced_and_its_trial_tried_again(store, start, tmp_path):
+def test_a_killed_child_is_replaced_and_its_trial_tried_on_another_worker(store, start, tmp_path):
     gate = tmp_path / "gate"
     add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
-    worker = start()
+    first = start(elsewhere_s=1000)
     eventually(lambda: reported(store, 1))
-    (child,) = children(worker.pid)
+    owner = store.get_trial("s", 0).worker
+    (child,) = children(first.pid)
     os.kill(child, signal.SIGKILL)
-    eventually(lambda: store.get_trial("s", 0).attempt == 2)
+    eventually(lambda: store.get_trial("s", 0).failures)
+    start()
     gate.touch()
     (trial,) = eventually(lambda: finished(store))
-    assert (trial.state, trial.retries) == (TrialState.COMPLETE, 1)
-    assert [f.kind for f in trial.failures] == [FailureKind.CRASH]
+    assert (trial.state, trial.attempt, trial.retries) == (TrialState.COMPLETE, 2, 1)
+    assert trial.worker != owner
+    assert [(f.kind, f.worker) for f in trial.failures] == [(FailureKind.CRASH, owner)]
     assert "SIGKILL" in trial.failures[0].message
+    eventually(lambda: len(children(first.pid)) == 1)
+    assert children(first.pid) != [child]
 
 
 def test_no_gap_between_trials(store, start):

@@ -9,7 +9,7 @@ import pytest
 from bson import DBRef, Int64, Regex
 from bson.raw_bson import RawBSONDocument
 
-from trials.documents import SCHEMA_VERSION, decode_trial, encode_trial, plain
+from trials.documents import SCHEMA_VERSION, encode_trial
 from trials.errors import (
     BrokenDocumentError,
     InvalidValueError,
@@ -18,9 +18,11 @@ from trials.errors import (
     StudyNotFoundError,
 )
 from trials.mongo_store import MongoStore
+from trials.reading import decode_trial
 from trials.store import CHECKPOINT, WEIGHTS, NewTrial
 from trials.study import StudySpec
 from trials.trial import Outcome, Report, TrialState
+from trials.values import plain
 
 pytestmark = pytest.mark.mongo
 

@@ -1,6 +1,7 @@
 """What every store promises (`trials/store.py`), run over each of them."""
 
 import dataclasses
+import itertools
 import math
 import threading
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,16 @@ from trials.errors import (
     StudyNotFoundError,
     TrialNotFoundError,
 )
-from trials.store import CHECKPOINT, WEIGHTS, NewTrial, TrialStore, WorkerInfo
+from trials.memory_store import MemoryStore
+from trials.mongo_store import MongoStore
+from trials.store import (
+    CHECKPOINT,
+    ELSEWHERE_SECONDS,
+    WEIGHTS,
+    NewTrial,
+    TrialStore,
+    WorkerInfo,
+)
 from trials.study import StudySpec, StudyState
 from trials.trial import Claim, Failure, FailureKind, Outcome, Report, Trial, TrialState
 
@@ -36,8 +46,8 @@ def take(store: TrialStore, claim: str = "t", host: str = "h", lease_s: float = 
     return trial
 
 
-def failed(kind: FailureKind = FailureKind.CRASH, host: str = "h", attempt: int = 1) -> Failure:
-    return Failure(kind, "broke", "w", host, attempt, "Traceback ...")
+def failed(worker: str = "w") -> Failure:
+    return Failure(FailureKind.CRASH, "broke", worker, "h", 1, "Traceback ...")
 
 
 def complete(loss: float, **result: Any) -> Outcome:
@@ -330,13 +340,78 @@ def test_only_active_studies_start_trials(queue: TrialStore, state: StudyState) 
     assert queue.offers() == []
 
 
-def test_a_trial_that_failed_here_goes_to_others_first(queue: TrialStore) -> None:
-    again = Outcome(TrialState.WAITING, failure=failed(host="bad"), counts_as_retry=True)
-    assert queue.finish(take(queue, host="bad").claim, again).retries == 1
-    assert take(queue, "a", host="bad").number == 1
-    assert take(queue, "b", host="good").number == 0
-    queue.finish(take(queue, "c", host="bad").claim, again)
-    assert take(queue, "d", host="bad").number == 2  # nothing else waits
+def retry_on(queue: TrialStore, worker: str, token: str, elsewhere_s: float = 1000) -> Trial:
+    """One worker takes a trial, which crashes there and is to be tried again."""
+    trial = queue.reserve("s", worker, "h", token, 1000, elsewhere_s)
+    assert trial is not None
+    again = Outcome(TrialState.WAITING, failure=failed(worker=worker), counts_as_retry=True)
+    return queue.finish(trial.claim, again)
+
+
+def numbers(queue: TrialStore, worker: str, elsewhere_s: float = 1000) -> list[int]:
+    """The numbers of all trials that a worker gets."""
+    tokens = (f"{worker} {i} {elsewhere_s}" for i in itertools.count())
+    taken = iter(lambda: queue.reserve("s", worker, "h", next(tokens), 1000, elsewhere_s), None)
+    return [trial.number for trial in taken if trial is not None]
+
+
+def test_a_trial_that_crashed_here_is_tried_on_another_worker_first(queue: TrialStore) -> None:
+    assert retry_on(queue, "bad", "a").retries == 1
+    assert numbers(queue, "bad") == [1, 2]  # not 0, though nothing else waits
+    assert numbers(queue, "good") == [0]  # on the same host
+
+
+def test_a_lone_worker_gets_its_own_trial_again_once_it_has_waited(queue: TrialStore) -> None:
+    retry_on(queue, "lone", "a")
+    assert numbers(queue, "lone", elsewhere_s=0) == [0, 1, 2]  # first, in its old order
+
+
+def test_it_has_waited_long_enough_by_the_stores_clock() -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    queue = MemoryStore(clock=lambda: now[0])
+    queue.create_study(SPEC)
+    add(queue, {"x": 0})
+    retry_on(queue, "lone", "a")
+    now[0] += timedelta(seconds=ELSEWHERE_SECONDS - 0.1)
+    assert queue.reserve("s", "lone", "h", "b") is None
+    now[0] += timedelta(seconds=0.1)
+    again = queue.reserve("s", "lone", "h", "c")
+    assert again is not None
+    assert (again.number, again.attempt) == (0, 2)
+
+
+@pytest.mark.mongo
+def test_it_has_waited_long_enough_by_the_databases_clock(mongo_store: MongoStore) -> None:
+    mongo_store.create_study(SPEC)
+    add(mongo_store, {"x": 0})
+    retry_on(mongo_store, "lone", "a")
+    for passed_s, is_open in ((ELSEWHERE_SECONDS / 2, False), (ELSEWHERE_SECONDS, True)):
+        earlier = {"$subtract": ["$$NOW", round(passed_s * 1000)]}
+        change = [{"$set": {"ended.requeued_at": earlier}}]
+        mongo_store.database["trials"].update_one({"_id": "s/0"}, change)
+        assert (mongo_store.reserve("s", "lone", "h", "b") is not None) is is_open
+
+
+def test_a_trial_is_kept_from_every_worker_on_which_it_crashed(queue: TrialStore) -> None:
+    for worker, token in (("a", "1"), ("b", "2")):
+        assert retry_on(queue, worker, token).number == 0
+    assert numbers(queue, "a") == [1, 2]
+    assert numbers(queue, "b") == []
+    assert numbers(queue, "c") == [0]
+
+
+@pytest.mark.parametrize("why", ["stopped", "lost", "asked for"])
+def test_what_used_up_no_retry_may_go_on_where_it_was(queue: TrialStore, why: str) -> None:
+    trial = queue.reserve("s", "w", "h", "t", GONE, 1000)
+    assert trial is not None
+    if why == "stopped":
+        queue.finish(trial.claim, Outcome(TrialState.WAITING))
+    elif why == "lost":
+        queue.release_expired()
+    else:
+        queue.finish(trial.claim, Outcome(TrialState.FAILED, failure=failed(worker="w")))
+        queue.retry_trial("s", 0)
+    assert numbers(queue, "w") == [0, 1, 2]
 
 
 def test_offers_name_what_can_start(queue: TrialStore) -> None:

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.mongo
 
 SPEC = StudySpec("s", "module:function", space={"name": "none", "rows": []}, max_trials=4)
 TIMES = ("created_at", "started_at", "finished_at", "lease_expires_at")
-hosts = st.sampled_from(["h0", "h1"])
+workers = st.sampled_from(["w0", "w1"])
 numbers = st.integers(0, 5)
 leases = st.sampled_from([0.0, 1000.0])
 losses = st.sampled_from([0.5, -1.0, math.inf, math.nan])
@@ -46,8 +46,8 @@ failures = st.builds(
     Failure,
     st.sampled_from(FailureKind),
     st.just("broke"),
-    st.just("w"),
-    hosts,
+    workers,
+    st.just("h"),
     st.integers(1, 3),
 )
 outcomes = st.one_of(
@@ -112,11 +112,17 @@ class StoreMachine(RuleBasedStateMachine):
         trials = [NewTrial({"x": x}, seed=1)] * count
         self.both(lambda store: store.add_trials("s", None, number, trials))
 
-    @rule(target=claims, host=hosts, lease=leases, again=st.booleans())
-    def reserve(self, host: str, lease: float, again: bool) -> Any:
+    @rule(
+        target=claims,
+        worker=workers,
+        lease=leases,
+        elsewhere=st.sampled_from([0.0, 1000.0]),
+        again=st.booleans(),
+    )
+    def reserve(self, worker: str, lease: float, elsewhere: float, again: bool) -> Any:
         self.tokens += not again
         token = f"t{self.tokens}"
-        trial = self.both(lambda store: store.reserve("s", "w", host, token, lease))
+        trial = self.both(lambda store: store.reserve("s", worker, "h", token, lease, elsewhere))
         return multiple() if trial is None else trial.claim
 
     @rule(claim=claims, lease=leases)

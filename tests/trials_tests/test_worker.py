@@ -109,7 +109,7 @@ def test_an_exception_leaves_its_traceback(store):
 
 def test_a_crash_is_retried_then_failed_and_the_slot_goes_on(store):
     add_study(store, "misbehave", [{"how": "die"}, {"how": "chatter"}], max_retries=2)
-    crashed, other = run_all(store)
+    crashed, other = run_all(store, elsewhere_s=0)
     assert crashed.state is TrialState.FAILED
     assert [f.kind for f in crashed.failures] == [FailureKind.CRASH] * 3
     assert "about to go" in crashed.failures[0].traceback
