@@ -27,6 +27,10 @@ FIRST_ANSWER_MS = 4000
 """How long a server may take to be found: a wrong address is told in under 5 s."""
 SILENCE_MS = 30_000
 """After this long without an answer a connection is given up, and made anew."""
+PROMPT_S = 5.0
+"""As `SILENCE_MS`, for heartbeats: four connections may be dead, and the lease is still kept."""
+QUIET_MS = 60_000
+"""Idle connections are closed by us, before a firewall forgets them and tells nobody."""
 DURABLE = WriteConcern(w="majority", j=True)
 FLEETING = WriteConcern(w=1)
 """For heartbeats: one that is lost is followed by the next."""
@@ -98,6 +102,8 @@ class MongoBase:
         self.where = address(uri)
         self._client = _client(uri, password)
         self._retrying = Retrying(self.where, retry_for_s, sleep, clock, random)
+        silence_s = self._client.options.pool_options.socket_timeout or PROMPT_S
+        self._prompt_s = min(PROMPT_S, silence_s)
         name = database or self._client.get_default_database(DATABASE).name
         self._database = self._client.get_database(name, LEGIBLE, write_concern=DURABLE)
         self._studies = self._database["studies"]
@@ -172,6 +178,7 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
         "serverSelectionTimeoutMS": FIRST_ANSWER_MS,
         "connectTimeoutMS": FIRST_ANSWER_MS,
         "socketTimeoutMS": SILENCE_MS,
+        "maxIdleTimeMS": QUIET_MS,
         "appname": "larnn-search",
     }
     chosen = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}

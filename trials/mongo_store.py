@@ -15,7 +15,7 @@ from trials.errors import BrokenDocumentError
 from trials.mongo_base import FLEETING
 from trials.mongo_studies import AFTER, MongoStudies
 from trials.reading import decode_reserved, read_trial, refusal
-from trials.retrying import retried
+from trials.retrying import prompt, retried
 from trials.rules import (
     check_cancel,
     check_kind,
@@ -76,6 +76,7 @@ class MongoStore(MongoStudies):
         return self._trials.find_one({"state": TrialState.RUNNING.value, "token": token})
 
     @retried
+    @prompt
     def beat(self, claim: Claim, lease_s: float = LEASE_SECONDS) -> Control:
         """See `TrialStore.beat`."""
         found = self._trials.with_options(write_concern=FLEETING).find_one_and_update(
@@ -134,8 +135,11 @@ class MongoStore(MongoStudies):
         return lease_lost(claim, f"{found.get('state')}, attempt {found.get('attempt')}")
 
     @retried
+    @prompt
     def release_expired(self) -> list[Trial]:
-        """See `TrialStore.release_expired`."""
+        """See `TrialStore.release_expired`; none when others may just not be back yet."""
+        if self._retrying.outage.may_have_silenced_others(self._retrying.clock()):
+            return []
         # Whatever is no date sorts before all dates (null, text, numbers), so it is released too.
         expired = {
             "state": TrialState.RUNNING.value,

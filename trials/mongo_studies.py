@@ -22,7 +22,7 @@ from trials.documents import (
 from trials.errors import BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
 from trials.reading import decode_study, decode_worker, read_trial
-from trials.retrying import retried
+from trials.retrying import prompt, retried
 from trials.rules import (
     check_same_study,
     feeder_lost,
@@ -64,6 +64,7 @@ class MongoStudies(MongoBase):
         return self._changed(spec.name, {}, {"$set": change})
 
     @retried
+    @prompt
     def get_study(self, name: str) -> Study:
         """See `TrialStore.get_study`."""
         return self._read_study(name)
@@ -312,6 +313,7 @@ class MongoStudies(MongoBase):
     # -- workers ---------------------------------------------------------------------------------
 
     @retried
+    @prompt
     def beat_worker(self, worker: WorkerInfo) -> None:
         """See `TrialStore.beat_worker`."""
         told = {name: pipelines.literal(value) for name, value in encode_worker(worker).items()}
@@ -319,6 +321,7 @@ class MongoStudies(MongoBase):
         self._workers.update_one({"_id": worker.name}, change, upsert=True)
 
     @retried
+    @prompt
     def remove_worker(self, name: str) -> None:
         """See `TrialStore.remove_worker`."""
         self._workers.delete_one({"_id": name})

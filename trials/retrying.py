@@ -6,24 +6,54 @@ import functools
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+import pymongo
 from pymongo.errors import ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
 
 from trials.errors import InvalidValueError, StoreUnavailableError, TrialsError
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+REUNION_S = 15.0
+"""After an outage, until whoever lives is heard of again: `LONGEST_PAUSE_S`, a try that still waits
+for an answer or a connection, and a heartbeat."""
 OUT_OF_DISK = 14031
-PASSING = {6, 7, 43, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
-"""Server errors of a connection, a shutdown or a change of primary, and cursors lost with them."""
+PASSING = {6, 7, 43, 50, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
+"""Server errors of a connection, of our own time limit, a shutdown or a change of primary, and
+cursors lost with them."""
 TOO_LARGE = {10334, 17419, 17420}
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = {18, 8000}
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass
+class Outage:
+    """What one client has seen of the latest outage, in seconds of its clock."""
+
+    began: float | None = None
+    """None: it is over."""
+    ended: float = float("-inf")
+    lasted: float = 0.0
+
+    def begin(self, now: float) -> None:
+        """An operation that was started ``now`` got no answer."""
+        if self.began is None:
+            self.began = now
+
+    def end(self, now: float) -> None:
+        """An operation got its answer."""
+        began, self.began = self.began, None
+        if began is not None:
+            self.ended, self.lasted = now, now - began
+
+    def may_have_silenced_others(self, now: float) -> bool:
+        """Whether others, cut off as long as this client was, may still be on their way back."""
+        return self.began is not None or now < self.ended + min(self.lasted, REUNION_S)
 
 
 @dataclass(frozen=True)
@@ -38,6 +68,7 @@ class Retrying:
     clock: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
     """Uniform in [0, 1): spreads the clients, which all lost the server at the same moment."""
+    outage: Outage = field(default_factory=Outage)
 
     def __call__(self, operation: Callable[[], T]) -> T:
         """Return what ``operation`` returns, trying again through an outage.
@@ -48,18 +79,25 @@ class Retrying:
         """
         started, pause = self.clock(), FIRST_PAUSE_S
         while True:
+            tried_at = self.clock()
             try:
-                return operation()
+                answer = operation()
             except PyMongoError as error:
+                if is_outage(error):
+                    self.outage.begin(tried_at)
                 left = started + self.for_s - self.clock()
                 if not is_outage(error) or left <= 0:
                     raise translated(error, self.where) from error
+            else:
+                self.outage.end(self.clock())
+                return answer
             self.sleep(min(left, pause * (0.5 + self.random() / 2)))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 class _Retries(Protocol):
     _retrying: Retrying
+    _prompt_s: float
 
 
 S = TypeVar("S", bound=_Retries)
@@ -73,6 +111,19 @@ def retried(
     @functools.wraps(method)
     def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._retrying(lambda: method(self, *args, **kwargs))
+
+    return run
+
+
+def prompt(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], T]:
+    """Give each try of a `retried` method up early: for what must not wait on a dead connection."""
+
+    @functools.wraps(method)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with pymongo.timeout(self._prompt_s):
+            return method(self, *args, **kwargs)
 
     return run
 

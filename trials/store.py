@@ -220,7 +220,10 @@ class TrialStore(Protocol):
         """
 
     def release_expired(self) -> list[Trial]:
-        """Return trials whose lease ran out to WAITING, with a LOST_WORKER failure; not a retry."""
+        """Return trials whose lease ran out to WAITING, with a LOST_WORKER failure; not a retry.
+
+        After an outage that others may have shared, they get the time to renew their leases.
+        """
 
     def cancel_trial(self, study: str, number: int) -> Trial:
         """Cancel a WAITING trial at once, a RUNNING one through its next beat."""

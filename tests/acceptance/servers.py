@@ -83,13 +83,15 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self._open = threading.Event()
         self._flows = threading.Event()
+        self._dead = []
         self._sockets = set()
         self._lock = threading.Lock()
         self.mend()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def uri(self, options=""):
-        return f"mongodb://127.0.0.1:{self.port}/larnn_search?directConnection=true&{options}"
+        query = "&".join(filter(None, ["directConnection=true", options]))
+        return f"mongodb://127.0.0.1:{self.port}/larnn_search?{query}"
 
     def mend(self):
         self._open.set()
@@ -104,11 +106,19 @@ class Proxy:
         """Let nothing through; the connections stay, as when a cable is pulled."""
         self._flows.clear()
 
+    def forget(self):
+        """Let nothing more through the connections there are, and new ones pass: as a firewall."""
+        self._flows.clear()
+        self._dead.append(self._flows)
+        self._flows = threading.Event()
+        self._flows.set()
+
     def close(self):
         self._open.clear()
         self._listener.close()
         self._drop()
-        self._flows.set()
+        for flows in (*self._dead, self._flows):
+            flows.set()
 
     def _drop(self):
         with self._lock:
@@ -135,13 +145,14 @@ class Proxy:
             if not self._open.is_set():
                 self._drop()
                 continue
-            for one, other in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+            for pair in ((client, server), (server, client)):
+                arguments = (*pair, self._flows)
+                threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
 
-    def _pass_on(self, source, sink):
+    def _pass_on(self, source, sink, flows):
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK):
-                self._flows.wait()
+                flows.wait()
                 sink.sendall(data)
         with self._lock:
             self._sockets -= {source, sink}

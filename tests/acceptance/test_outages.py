@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.trials_tests.conftest import server_folder
 from tests.trials_tests.working import add_study, eventually, finished
 from trials.errors import StoreUnavailableError
 from trials.mongo_store import MongoStore
-from trials.store import CHECKPOINT
+from trials.store import CHECKPOINT, LEASE_SECONDS
 from trials.trial import Outcome, Report, TrialState
 
 pytestmark = pytest.mark.mongo
@@ -65,18 +66,40 @@ def test_mongod_is_killed_and_started_again(mongod, store, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cut", "silence"])
-def test_connections_are_cut_and_mended(store, proxy, tmp_path, how):
-    gate = tmp_path / "gate"
-    add_study(store, "steps", [{"steps": 3, "gate": str(gate)}] * 2)
-    uri = proxy.uri(IMPATIENT)
-    with started_worker(uri, "larnn_search", tmp_path, **LONG_LEASE) as worker:
-        eventually(lambda: store.get_trial("s", 0).reports)
+def test_nothing_is_lost_though_all_are_cut_off_for_longer_than_their_leases(
+    store, proxy, tmp_path, how
+):
+    gate, done = tmp_path / "gate", [tmp_path / f"done-{i}" for i in range(2)]
+    params = [{"steps": 3, "gate": str(gate), "done": str(path)} for path in done]
+    add_study(store, "steps", params)
+    settings = {"lease_s": 5.0, "heartbeat_s": 0.3, "retry_for_s": 5}
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            worker = started_worker(proxy.uri(IMPATIENT), "larnn_search", tmp_path, **settings)
+            stack.enter_context(worker)
+        eventually(lambda: all(trial.reports for trial in store.list_trials("s")))
         getattr(proxy, how)()
         gate.touch()
-        eventually(lambda: "cannot reach MongoDB" in worker.log())
-        assert store.get_trial("s", 0).state is TrialState.RUNNING
+        eventually(lambda: all(path.exists() for path in done))  # they trained on
+        eventually(lambda: has_expired(store, 0) and has_expired(store, 1))
         proxy.mend()
-        attempt_undisturbed(store)
+        attempt_undisturbed(store)  # whoever came back first has not taken the other's trial
+
+
+def has_expired(store, number):
+    return store.get_trial("s", number).lease_expires_at < store._now()
+
+
+def test_a_beat_does_not_wait_for_connections_that_a_firewall_forgot(store, proxy, monkeypatch):
+    monkeypatch.setattr("trials.mongo_base.PROMPT_S", 0.3)
+    add_study(store, "steps", [{}])
+    with MongoStore(proxy.uri()) as through_proxy:
+        trial = through_proxy.reserve("s", "w", "h", "t")
+        proxy.forget()
+        started = time.monotonic()
+        through_proxy.beat(trial.claim)
+        assert time.monotonic() - started < LEASE_SECONDS / 5  # the driver's monitor takes 14 s
+    assert store.get_trial("s", 0).lease_expires_at > trial.lease_expires_at
 
 
 def test_a_primary_steps_down(folder, tmp_path):

@@ -32,7 +32,10 @@ def misbehave(params, context):
 
 
 def steps(params, context):
-    """Counts to ``steps``, one checkpoint and report a step; waits while ``gate`` is no file."""
+    """Counts to ``steps``, one checkpoint and report a step; waits while ``gate`` is no file.
+
+    Its last deed is to write the file ``done``, if it was given one.
+    """
     saved = context.load_checkpoint()
     done = json.loads(saved)["done"] if saved else 0
     while done < params["steps"]:
@@ -45,6 +48,8 @@ def steps(params, context):
         done += 1
         context.report(done, 1 / done, accuracy=done / 10)
         context.save_checkpoint(json.dumps({"done": done}).encode())
+    if "done" in params:
+        Path(params["done"]).touch()
     started_at = json.loads(saved)["done"] if saved else 0
     return {"loss": 1 / done, "status": "ok", "resumed_from": started_at}
 

@@ -194,6 +194,39 @@ def test_an_outage_is_waited_out_with_growing_pauses() -> None:
     assert late == [2 * pause for pause in pauses]
 
 
+@pytest.mark.parametrize(("lasted_s", "wait_s"), [(0.3, 0.3), (60.0, 15.0)])
+def test_after_an_outage_others_get_time_to_come_back(lasted_s: float, wait_s: float) -> None:
+    now = [100.0]
+
+    def sleep(_: float) -> None:
+        assert retry.outage.may_have_silenced_others(now[0])
+        now[0] += lasted_s
+
+    retry = Retrying("host", 90, sleep, lambda: now[0])
+    assert not retry.outage.may_have_silenced_others(now[0])
+    retry(failing(OUTAGES[0]))  # type: ignore[arg-type]  # any callable
+    assert retry.outage.may_have_silenced_others(now[0] + wait_s - 0.01)
+    retry(failing())  # type: ignore[arg-type]  # as above
+    assert not retry.outage.may_have_silenced_others(now[0] + wait_s)
+
+
+def test_no_lease_is_taken_back_right_after_an_outage(mongo_store: MongoStore) -> None:
+    mongo_store.create_study(StudySpec("s", "m:f", space={}))
+    mongo_store.add_trials("s", None, 0, [NewTrial({}, 1)])
+    trial = mongo_store.reserve("s", "w", "h", "t", 0)
+    assert trial is not None
+    now = [0.0]
+    mongo_store._retrying = Retrying("host", 90, clock=lambda: now[0])
+    mongo_store._retrying.outage.begin(now[0])
+    now[0] = 10
+    assert mongo_store.release_expired() == []  # which is the first to be answered again
+    now[0] += 9.9
+    assert mongo_store.release_expired() == []
+    mongo_store.beat(trial.claim, 0)  # its owner lives
+    now[0] += 0.1
+    assert [released.number for released in mongo_store.release_expired()] == [0]
+
+
 @pytest.mark.parametrize("error", OUTAGES[:4])
 def test_an_outage_that_lasts_ends_in_one_clear_line(error: PyMongoError) -> None:
     retry, pauses = retrying(60)
