@@ -236,8 +236,9 @@ def evaluate(
         device: auto, cpu or cuda.
 
     Returns:
-        ``accuracy``, ``loss`` (mean cross-entropy in nats), ``sequences``, and ``confusion``:
-        counts by true class (rows) and predicted class (columns).
+        ``accuracy``, ``loss`` (mean cross-entropy in nats), ``sequences``, ``confusion``: counts by
+        true class (rows) and predicted class (columns), and where people are named ``people``:
+        ``{person: [correct, sequences]}``.
 
     Raises:
         DataError: If ``data`` is not what the weights were trained on.
@@ -251,11 +252,25 @@ def evaluate(
     predicted = logits.argmax(1)
     classes = len(trained.class_names)
     counts = torch.bincount(held.y * classes + predicted, minlength=classes**2)
+    correct = predicted == held.y
     return {
-        "accuracy": float((predicted == held.y).double().mean()),
+        "accuracy": float(correct.double().mean()),
         "loss": float(F.cross_entropy(logits.double(), held.y)),
         "sequences": len(held),
         "confusion": counts.view(classes, classes).tolist(),
+        **_by_person(data, part, correct.cpu().numpy()),
+    }
+
+
+def _by_person(data: Dataset, part: str, correct: NDArray[np.bool_]) -> dict[str, Any]:
+    if data.person is None:
+        return {}
+    person = data.person[data.indices(part)]
+    return {
+        "people": {
+            str(who): [int(correct[person == who].sum()), int((person == who).sum())]
+            for who in np.unique(person)
+        }
     }
 
 

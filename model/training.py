@@ -40,13 +40,18 @@ class Epoch:
     train_loss: float
     """As minimised: in training mode, with class weights, smoothing and augmentation."""
     train_accuracy: float
-    validation_loss: float
-    """Of the validation people, each sequence alike, without smoothing."""
-    validation_accuracy: float
+    validation_loss: float | None
+    """Of the validation people, each sequence alike, without smoothing; None: there are none."""
+    validation_accuracy: float | None
     learning_rate: float
     """At the epoch's last step."""
     seconds: float
     """Training time so far, earlier attempts included."""
+
+    @property
+    def loss(self) -> float:
+        """The validation people's, else what was minimised."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class FitResult:
 
     history: tuple[Epoch, ...]
     best: Epoch | None
-    """Of lowest validation loss (the first, if several); None before the first epoch ended."""
+    """Of lowest validation loss (the first, if several), or the last where nobody validates; None
+    before the first epoch ended."""
     weights: bytes | None
     """The best epoch's, with configuration and normalisation: see `model.evaluation`."""
     stopped: str | None
@@ -84,7 +90,8 @@ def fit(
 
     The best epoch is the one of lowest validation cross-entropy. It is also what a search should
     minimise: accuracy on some 1,800 windows moves in steps and ties, cross-entropy tells close
-    settings apart. Test people's values are not read.
+    settings apart. Test people's values are not read. Where the data name no validation people
+    (settings and epochs were chosen before) the last epoch is kept.
 
     Every random draw follows from ``config.training.seed``; the caller's generators stay untouched.
     On one CPU type, backend and number of threads the result is the same to the bit, also when the
@@ -176,7 +183,11 @@ class _Training:
         length = None if data.length is None else data.length[rows]
         self.normalisation = Normalisation.of(data.x[rows], length)
         self.train = Part(data, "train", self.normalisation, device)
-        self.validation = Part(data, "validation", self.normalisation, device)
+        self.validation = (
+            Part(data, "validation", self.normalisation, device)
+            if data.count("validation")
+            else None
+        )
         self.augment = Augmentation(self.settings.augmentation, data, self.train.std)
         # With a smaller batch at the end, batch norm would see other moments there: leave it out.
         self.batch_size = min(self.settings.batch_size, len(self.train))
@@ -221,7 +232,7 @@ class _Training:
             while self.batch < self.steps_per_epoch:
                 self._train_batch()
                 ask()
-            self._end_epoch(self.validation.logits(self.model, before_batch=ask))
+            self._end_epoch(*self._validate(ask))
             on_epoch(self.history[-1])
             if save_checkpoint is not None and not self._finished():
                 save_checkpoint(self.checkpoint())
@@ -262,24 +273,31 @@ class _Training:
         step = len(self.history) * self.steps_per_epoch + batch
         return learning_rate(self.settings, step, self.steps_per_epoch)
 
-    def _end_epoch(self, logits: Tensor) -> None:
-        target = self.validation.y
+    def _validate(self, ask: Callable[[], None]) -> tuple[float | None, float | None]:
+        """Loss and accuracy of the validation people, where there are some."""
+        if self.validation is None:
+            return None, None
+        logits, target = self.validation.logits(self.model, before_batch=ask), self.validation.y
+        loss = float(F.cross_entropy(logits.double(), target))
+        return loss, float((logits.argmax(1) == target).double().mean())
+
+    def _end_epoch(self, validation_loss: float | None, validation_accuracy: float | None) -> None:
         epoch = Epoch(
             epoch=len(self.history) + 1,
             train_loss=self.loss_sum / self.steps_per_epoch,
             train_accuracy=self.correct / (self.steps_per_epoch * self.batch_size),
-            validation_loss=float(F.cross_entropy(logits.double(), target)),
-            validation_accuracy=float((logits.argmax(1) == target).double().mean()),
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
             learning_rate=self._learning_rate(self.steps_per_epoch - 1),
             seconds=self.seconds,
         )
-        if not math.isfinite(epoch.validation_loss):
+        if not math.isfinite(epoch.loss):
             raise DivergedError(
-                f"the validation loss became {epoch.validation_loss} in epoch {epoch.epoch}: "
+                f"the validation loss became {epoch.loss} in epoch {epoch.epoch}: "
                 "try a lower learning_rate or a gradient_clip"
             )
         self.history.append(epoch)
-        if self.best is None or epoch.validation_loss < self.best.validation_loss:
+        if self.best is None or self.validation is None or epoch.loss < self.best.loss:
             self.best = epoch
             self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.batch, self.loss_sum, self.correct = 0, 0.0, 0

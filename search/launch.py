@@ -8,11 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.grid import grid
 from search.presets import PRESETS
 from search.space import NAMED_SPACES, Space, check_larnn, parse_assignment, resolve
 from trials.study import StudySpec, check_study_name
 
 DEFAULT_OBJECTIVE = "search.objective:train_larnn"
+JUDGING_OBJECTIVE = "search.judging:train_and_judge"
+OWN_OBJECTIVES = (DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE)
+"""What every worker may run."""
 _DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in dataclasses.fields(StudySpec)}
 
 
@@ -70,6 +74,9 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
             f"every parameter is fixed, so that space {space.name!r} leaves nothing to search: "
             "drop a --fix"
         )
+    if request.algorithm == "grid":
+        size = len(grid(space))
+        max_trials = min(request.max_trials or size, size)
     requirements: dict[str, Any] = {}
     if own:
         check_larnn(space, fixed)

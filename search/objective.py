@@ -43,9 +43,9 @@ def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) 
         TrialRefusedError: If the data here are not those of the study.
     """
     config = config_of(params, context)
-    data = load_data(config) if context is None else _studys_data(config, context.requirements)
+    data = load_data(config) if context is None else data_of_study(config, context.requirements)
     try:
-        result = _fit(config, data, context)
+        result = fit_trial(config, data, context)
     except DivergedError as error:
         return {"loss": math.nan, "status": "ok", "message": str(error), **origin(config, data)}
     if result.stopped is not None or result.best is None:
@@ -91,8 +91,12 @@ def _load(name: str, time_stride: int) -> Dataset:
     return data_sets.load(name, time_stride)
 
 
-def _studys_data(config: TrialConfig, requirements: Mapping[str, Any]) -> Dataset:
-    """The data, if they are here and are those that the study was started with."""
+def data_of_study(config: TrialConfig, requirements: Mapping[str, Any]) -> Dataset:
+    """The data of a configuration, if they are here and those that the study was started with.
+
+    Raises:
+        TrialRefusedError: If they are not.
+    """
     try:
         data = load_data(config)
     except DataError as error:
@@ -118,24 +122,24 @@ def check_requirements(requirements: Mapping[str, Any], data: Dataset) -> None:
         )
 
 
-def _fit(config: TrialConfig, data: Dataset, context: TrialContext | None) -> FitResult:
+def fit_trial(config: TrialConfig, data: Dataset, context: TrialContext | None) -> FitResult:
+    """Train, reporting each epoch to the service, which may stop it; see `model.training.fit`."""
     if context is None:
         return fit(config, data)
 
     def report(epoch: Epoch) -> None:
         print(  # for `larnn-search logs`
-            f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}, validation loss "
-            f"{epoch.validation_loss:.4f}, accuracy {epoch.validation_accuracy:.4f}, "
+            f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}, {_validation(epoch)}"
             f"{epoch.seconds:.1f} s"
         )
-        context.report(
-            epoch.epoch,
-            epoch.validation_loss,
-            validation_accuracy=epoch.validation_accuracy,
-            train_loss=epoch.train_loss,
-            train_accuracy=epoch.train_accuracy,
-            learning_rate=epoch.learning_rate,
-        )
+        metrics = {
+            "validation_accuracy": epoch.validation_accuracy,
+            "train_loss": epoch.train_loss,
+            "train_accuracy": epoch.train_accuracy,
+            "learning_rate": epoch.learning_rate,
+        }
+        known = {name: value for name, value in metrics.items() if value is not None}
+        context.report(epoch.epoch, epoch.loss, **known)
 
     return fit(
         config,
@@ -149,12 +153,25 @@ def _fit(config: TrialConfig, data: Dataset, context: TrialContext | None) -> Fi
     )
 
 
+def _validation(epoch: Epoch) -> str:
+    if epoch.validation_loss is None:
+        return ""
+    return (
+        f"validation loss {epoch.validation_loss:.4f}, accuracy {epoch.validation_accuracy:.4f}, "
+    )
+
+
 def outcome(result: FitResult, best: Epoch) -> dict[str, Any]:
     """What the trial reached, and how it ran."""
+    validated = (
+        {"validation_accuracy": best.validation_accuracy}
+        if best.validation_loss is not None
+        else {}
+    )
     return {
-        "loss": best.validation_loss,
+        "loss": best.loss,
         "status": "ok",
-        "validation_accuracy": best.validation_accuracy,
+        **validated,
         "train_accuracy": best.train_accuracy,
         "train_loss": best.train_loss,
         "best_epoch": best.epoch,

@@ -19,6 +19,7 @@ import click
 from search.launch import Request
 
 if TYPE_CHECKING:
+    from search.source import StudyData
     from trials.mongo_store import MongoStore
 
 CONFIG_FILE = "larnn-search.toml"
@@ -92,8 +93,9 @@ study_options = together(
     study_option("--data", help="Data set; see `datasets`."),
     study_option("--space", metavar="NAME|FILE.toml", help="What is searched; see `spaces`."),
     study_option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
-    study_option("--algorithm", type=click.Choice(["tpe", "random", "anneal"]),
-                 help="How settings are suggested."),
+    study_option("--algorithm", type=click.Choice(["tpe", "random", "anneal", "grid"]),
+                 help="How settings are suggested; grid: every combination, of choices and whole "
+                 "numbers only."),
     study_option("--pruner", type=click.Choice(["none", "asha", "median"]),
                  help="How hopeless trials are given up."),
     study_option("--max-trials", type=click.IntRange(min=1), help="Trials to finish."),
@@ -173,6 +175,16 @@ def opened(mongo: str | None, *, any_schema: bool = False) -> Iterator[MongoStor
 
     with connect(uri_from_option(mongo), any_schema=any_schema) as store:
         yield store
+
+
+def read_data(study: str, mongo: str | None) -> StudyData:
+    """A study to look at: from the database, or from a file of ``export``."""
+    from search import source
+
+    if source.is_file(study):
+        return source.from_file(Path(study))
+    with opened(mongo) as store:
+        return source.from_store(store, study)
 
 
 def uri_from_option(mongo: str | None) -> str | None:

@@ -28,12 +28,13 @@ from hyperopt import anneal, rand, tpe
 from hyperopt.base import JOB_STATE_DONE, STATUS_OK, Domain, Trials, trials_from_docs
 from hyperopt.pyll import as_apply, scope
 
+from search.grid import grid
 from search.parameter import Parameter, did_you_mean
 from search.space import Space
 from trials.store import NewTrial
 from trials.trial import FailureKind, Trial, TrialState
 
-ALGORITHMS = ("tpe", "random", "anneal")
+ALGORITHMS = ("tpe", "random", "anneal", "grid")
 STARTUP_TRIALS = 20
 """Trials that must have ended before TPE takes over from random draws (Hyperopt's default)."""
 HISTORY_BEST = 100
@@ -200,13 +201,15 @@ class Suggester:
 
     Args:
         space: What is searched.
-        algorithm: ``tpe``, ``random`` or ``anneal``.
+        algorithm: ``tpe``, ``random``, ``anneal``, or ``grid`` (the first point that was not
+            tried; after the last one it starts again).
         seed: Seed of the study. Trial ``n`` uses the seed's draw ``n``, so a restarted search goes
             on as it would have.
         fixed: Params that every trial shares, beside ``space.fixed``.
 
     Raises:
-        ValueError: For an unknown algorithm, or a space with nothing to search.
+        ValueError: For an unknown algorithm, a space with nothing to search, or a grid over
+            infinitely many values.
     """
 
     def __init__(
@@ -227,6 +230,8 @@ class Suggester:
         self._fixed = dict(fixed or {})
         self._domain = Domain(lambda params: params, hyperopt_space(space, self._fixed))
         self._rng = np.random.default_rng(seed)
+        self._grid = grid(space) if algorithm == "grid" else []
+        self._points = iter(self._grid)
         self._draws: list[int] = []
         self._entries: dict[int, _Entry] = {}
 
@@ -280,6 +285,8 @@ class Suggester:
         self, number: int, entries: Sequence[_Entry], tried: Container[str]
     ) -> tuple[str, Raw]:
         """Origin and raw draws of a new trial, other than all before where that can be had."""
+        if self._grid:
+            return "grid", self._next_point(tried)
         started = sum(entry.has_ended and entry.merit is not None for entry in entries)
         algorithm = self._algorithm
         if algorithm == "tpe" and started < STARTUP_TRIALS:
@@ -294,6 +301,14 @@ class Suggester:
             again = int(np.random.default_rng([seed, attempt]).integers(2**31 - 1))
             raw = self._ask(algorithm, number, entries, again)
         return algorithm, raw
+
+    def _next_point(self, tried: Container[str]) -> Raw:
+        """Raw draws of the grid's next point; what was tried never gets untried."""
+        for point in self._points:
+            if _key(self._params(raw := encode(self._space, point))) not in tried:
+                return raw
+        self._points = iter(self._grid)
+        return encode(self._space, next(self._points))
 
     def _ask(self, algorithm: str, number: int, entries: Sequence[_Entry], seed: int) -> Raw:
         history, gamma = _history(entries)

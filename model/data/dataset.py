@@ -130,6 +130,14 @@ class Dataset:
         owner = np.arange(len(self.y)) if self.person is None else self.person
         return np.isin(owner, self.split[part])
 
+    def resplit(self, split: Mapping[str, tuple[int, ...]]) -> Dataset:
+        """The same sequences with their people in other parts, under a fingerprint of its own.
+
+        Raises:
+            DataError: As for a new data set.
+        """
+        return replace(self, split=split, fingerprint=fingerprint(self.fingerprint, 0, split))
+
     def every(self, stride: int) -> Dataset:
         """The same data at every ``stride``-th time step (no filter: see the source's band width).
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from search.commands.reading import print_json
-from search.options import json_option, mistakes, mongo_option, opened
-
-if TYPE_CHECKING:
-    from search.source import StudyData
+from search.options import json_option, mistakes, mongo_option, read_data
 
 KINDS = (
     "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
@@ -37,7 +33,7 @@ def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
 
     with mistakes():
         plots.check_file_type(output)
-    data = _read(study, mongo)
+    data = read_data(study, mongo)
     with _analysis():
         figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
     with _written(output):
@@ -57,7 +53,7 @@ def report(study: str, output: Path, mongo: str | None) -> None:
 
     if output.suffix != ".html":
         raise click.UsageError(f"a report's file ends in .html, got {output.name!r}")
-    data = _read(study, mongo)
+    data = read_data(study, mongo)
     with _analysis():
         text = page(data)
     with _written(output):
@@ -74,7 +70,7 @@ def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
     from search.compare import compare as rows_of
     from search.results import to_plain
 
-    rows = rows_of([_read(study, mongo) for study in studies])
+    rows = rows_of([read_data(study, mongo) for study in studies])
     if as_json:
         print_json(to_plain(rows))
     else:
@@ -82,15 +78,6 @@ def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
 
 
 COMMANDS = (plot, report, compare)
-
-
-def _read(study: str, mongo: str | None) -> StudyData:
-    from search import source
-
-    if source.is_file(study):
-        return source.from_file(Path(study))
-    with opened(mongo) as store:
-        return source.from_store(store, study)
 
 
 @contextmanager

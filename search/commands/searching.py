@@ -38,6 +38,9 @@ output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
     help="Folder for figures and logs; each study has its own inside.",
 )  # fmt: skip
+workers_option = option(
+    "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
+)
 lease_option = option(
     "--lease",
     type=click.FloatRange(min=0, min_open=True),
@@ -49,9 +52,7 @@ lease_option = option(
 
 @click.command()
 @study_options
-@option(
-    "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
-)
+@workers_option
 @device_option
 @backend_option
 @ahead_option
@@ -66,22 +67,13 @@ def run(
 
     Ctrl-C stops cleanly; the same command resumes. A finished study shows its answer again.
     """
-    from search.pool import WorkerPool
     from trials.devices import detect_slots
 
     detect_slots(device=device)
     with opened(mongo) as store:
         study = _launch(store, request, runs_here=True)
         folder = output / study.name
-        if not _is_over(study):
-            with (
-                WorkerPool(
-                    study.name, workers, mongo=mongo, objectives=[study.spec.objective],
-                    device=device, log=folder / LOG_FILE,
-                ) as pool,
-                _feeding(store, study.name, ahead),
-            ):  # fmt: skip
-                _follow(store, study.name, alive=lambda: pool.alive > 0, log=folder / LOG_FILE)
+        carry_out(store, study, folder, workers=workers, device=device, ahead=ahead, mongo=mongo)
         return _show_answer(store, study.name, folder, as_json)
 
 
@@ -158,7 +150,7 @@ def worker(
     lease: float, heartbeat: float, with_parent: int | None, mongo: str | None,
 ) -> None:  # fmt: skip
     """Pull trials from the queue and run them, until told to stop."""
-    from search.launch import DEFAULT_OBJECTIVE
+    from search.launch import OWN_OBJECTIVES
     from trials.worker import detect_slots, run_worker
 
     devices = detect_slots(slots, device=device)
@@ -168,7 +160,7 @@ def worker(
         run_worker(
             store,
             slots=devices,
-            objectives=(DEFAULT_OBJECTIVE, *allowed),
+            objectives=(*OWN_OBJECTIVES, *allowed),
             studies=studies or None,
             # Workers of `run` have no other search to wait for.
             exit_when_done=studies if with_parent is not None else (),
@@ -178,6 +170,24 @@ def worker(
 
 
 COMMANDS = (run, launch, feed, worker)
+
+
+def carry_out(
+    store: TrialStore, study: Study, folder: Path, *, workers: int, device: str,
+    ahead: int | None, mongo: str | None,
+) -> None:  # fmt: skip
+    """Run a study to its end with workers of this machine, and show how it goes."""
+    from search.pool import WorkerPool
+
+    if _is_over(study):
+        return
+    log = folder / LOG_FILE
+    objectives = [study.spec.objective]
+    pool = WorkerPool(
+        study.name, workers, mongo=mongo, objectives=objectives, device=device, log=log
+    )
+    with pool, _feeding(store, study.name, ahead):
+        _follow(store, study.name, alive=lambda: pool.alive > 0, log=log)
 
 
 def _launch(store: TrialStore, request: dict[str, Any], *, runs_here: bool) -> Study:

@@ -66,6 +66,14 @@ def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
     assert json.loads(again.stdout.splitlines()[-1])["best"] == said["best"]
     assert read("trials", "first") == trials
 
+    final = larnn_search("final", "first", "--folds", "2", "--json")
+    cell = json.loads(final.stdout.splitlines()[-1])["cells"]["larnn"]
+    assert cell["folds_people"] == 30
+    assert cell["folds_interval"][0] < cell["folds_accuracy_mean"] < cell["folds_interval"][1]
+    assert read("summary", "first", "first-folds")["cells"]["larnn"] == cell
+    looks = larnn_search("looks", "first", "first-folds").stdout.splitlines()
+    assert [line.split(",")[1] for line in looks[1:]] == ["first", "first-folds", "first-folds"]
+
 
 def test_ctrl_c_saves_and_the_same_command_resumes():
     arguments = ["run", "--preset", "quick", "--study", "cut", "--max-trials", "24", *SMALL]

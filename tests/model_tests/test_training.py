@@ -98,6 +98,26 @@ def test_the_best_epoch_is_kept_and_measured_again_alike():
     assert np.trace(again["confusion"]) / again["sequences"] == again["accuracy"]
 
 
+def test_with_nobody_to_validate_the_last_epoch_is_kept_and_the_training_is_the_same():
+    config = configure(epochs=6, learning_rate=0.05)
+    alone = DATA.resplit({**DATA.split, "validation": ()})
+    assert alone.fingerprint != DATA.fingerprint
+    result, other = train(config, alone), train(config)
+    assert result.best == result.history[-1]
+    assert (result.best.validation_loss, result.best.validation_accuracy) == (None, None)
+    assert [e.train_loss for e in result.history] == [e.train_loss for e in other.history]
+
+
+def test_a_part_is_measured_person_by_person():
+    result = train(configure(epochs=1))
+    measured = evaluate(result.weights, DATA, "train", device="cpu")
+    people = measured["people"]
+    assert set(people) == {"1", "2", "3"}
+    assert sum(n for _, n in people.values()) == measured["sequences"]
+    correct = sum(correct for correct, _ in people.values())
+    assert correct / measured["sequences"] == measured["accuracy"]
+
+
 def test_early_stopping_ends_after_patience_epochs_without_improvement():
     result = train(configure(epochs=60, patience=3, learning_rate=0.1, schedule="constant"))
     assert len(result.history) == result.best.epoch + 3
