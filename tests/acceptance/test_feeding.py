@@ -13,9 +13,10 @@ from tests.trials_tests.working import eventually
 from trials.errors import StudyNotFoundError
 from trials.mongo_store import MongoStore
 from trials.study import StudyState
+from trials.trial import TrialState
 
 pytestmark = pytest.mark.mongo
-OBJECTIVE = "tests.trials_tests.objectives:brief"
+OBJECTIVE = "tests.trials_tests.objectives:steps"
 LEASE = ["--lease", "2"]
 TRIALS = 30
 
@@ -48,17 +49,21 @@ def start(mongo_uri, tmp_path):
         yield start
 
 
-def test_a_launcher_is_killed_and_a_feeder_that_stands_by_takes_over(store, start):
+def test_a_launcher_is_killed_and_a_feeder_that_stands_by_takes_over(store, start, tmp_path):
+    gate = tmp_path / "gate"
     launch = ["launch", "--study", "s", "--space", "line.toml", "--objective", OBJECTIVE]
     launch += ["--algorithm", "random", "--max-trials", str(TRIALS), "--ahead", "1", "--json"]
-    launch += LEASE
+    launch += ["--fix", "steps=1", "--fix", "gate_from=0", "--fix", f"gate={gate}", *LEASE]
     first = start(*launch)
     start("worker", "--slots", "1", "--device", "cpu", "--allow-objective", OBJECTIVE)
-    eventually(lambda: finished(store) >= 2)
+    eventually(lambda: runs(store))
     first.kill()
+    first.wait()
+    assert len(store.list_trials("s")) < TRIALS
     start("feed", *LEASE)
+    gate.touch()
     second = start(*launch)
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=240)
     assert store.get_study("s").state is StudyState.COMPLETE
     trials = store.list_trials("s")
     assert len(trials) == TRIALS
@@ -68,7 +73,7 @@ def test_a_launcher_is_killed_and_a_feeder_that_stands_by_takes_over(store, star
     assert json.loads(said.splitlines()[-1])["counts"]["COMPLETE"] == TRIALS
 
 
-def finished(store):
+def runs(store):
     with contextlib.suppress(StudyNotFoundError):  # not launched yet
-        return sum(trial.state.is_finished for trial in store.list_trials("s"))
+        return store.counts("s")[TrialState.RUNNING]
     return 0

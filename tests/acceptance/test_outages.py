@@ -91,7 +91,7 @@ def has_expired(store, number):
 
 
 def test_a_beat_does_not_wait_for_connections_that_a_firewall_forgot(store, proxy, monkeypatch):
-    monkeypatch.setattr("trials.mongo_base.PROMPT_S", 0.3)
+    monkeypatch.setattr("trials.mongo_base.PROMPT_S", 0.5)
     add_study(store, "steps", [{}])
     with MongoStore(proxy.uri()) as through_proxy:
         trial = through_proxy.reserve("s", "w", "h", "t")

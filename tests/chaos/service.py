@@ -74,7 +74,7 @@ class Service:
                 continue
         return found
 
-    def leave(self, seconds=10):
+    def leave(self, seconds=60):
         """Tell all to leave; their exit statuses, None for one that does not."""
         for process in self._processes:
             process.send_signal(signal.SIGTERM)

@@ -135,6 +135,8 @@ def _storm(service, storm, observer, seconds, say):
     started = progressed = time.monotonic()
     torment_at, look_at, seen = storm.next_at(), started, 0
     while (now := time.monotonic()) < started + seconds:
+        if not seen:
+            started = now  # it begins with the first finished trial, however slow the machine is
         storm.mend()
         service.tend()
         if now >= torment_at and seen:

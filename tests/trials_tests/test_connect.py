@@ -258,7 +258,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(
 def test_a_server_that_goes_away_and_comes_back_loses_nothing(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trials.mongo_base.FIRST_ANSWER_MS", 200)
+    monkeypatch.setattr("trials.mongo_base.FIRST_ANSWER_MS", 1500)
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:

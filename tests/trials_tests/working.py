@@ -15,8 +15,11 @@ ALLOWED = [
 ]
 
 
-def eventually(condition, timeout_s=30.0):
-    """Wait until ``condition()`` is truthy and return it; fail when it takes too long."""
+def eventually(condition, timeout_s=90.0):
+    """Wait until ``condition()`` is truthy and return it; fail when it takes too long.
+
+    The time is for a machine that is busy with other things; nothing waits it out.
+    """
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
