@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.worker_process import started_worker
-from tests.trials_tests.working import add_study, eventually, finished
+from tests.trials_tests.working import add_study, eventually, finished, promised
 from trials.embedded import embedded_server
 from trials.mongo_store import MongoStore
 from trials.trial import FailureKind, TrialState
@@ -73,7 +73,7 @@ def test_a_killed_workers_trial_is_run_again_and_its_child_is_gone(store, start,
     owner = store.get_trial("s", 0).worker
     (child,) = children(first.pid)
     first.kill()
-    eventually(lambda: not is_alive(child), 5)
+    eventually(lambda: not is_alive(child), promised(5))
     start()
     gate.touch()
     (trial,) = eventually(lambda: finished(store))
@@ -93,7 +93,7 @@ def test_all_that_a_killed_workers_trial_started_is_gone(store, start, tmp_path)
     worker.kill()
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(started) == 2
-    eventually(lambda: not any(is_alive(pid) for pid in started), 5)
+    eventually(lambda: not any(is_alive(pid) for pid in started), promised(5))
 
 
 def test_a_worker_paused_past_its_lease_is_refused(store, start, tmp_path):
@@ -125,7 +125,7 @@ def test_a_signal_requeues_with_a_checkpoint_and_another_worker_resumes(
     first = start()
     eventually(lambda: reported(store, 2))
     first.send_signal(number)
-    assert first.wait(timeout=5) == 0
+    assert first.wait(timeout=promised(5)) == 0
     assert f"left after {number}" in first.log()
     trial = store.get_trial("s", 0)
     assert (trial.state, trial.retries, trial.failures) == (TrialState.WAITING, 0, ())
@@ -145,8 +145,8 @@ def test_a_second_signal_does_not_wait_for_a_trial_that_does_not_listen(store, s
     told = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(timeout=5) == 0
-    assert time.monotonic() - told < 3  # the grace alone is 3.5 s
+    assert worker.wait(timeout=promised(5)) == 0
+    assert time.monotonic() - told < promised(3)  # the grace alone is 3.5 s
     assert store.get_trial("s", 0).state is TrialState.WAITING
 
 

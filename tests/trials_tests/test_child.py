@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.trials_tests import objectives
-from tests.trials_tests.working import eventually
+from tests.trials_tests.working import eventually, promised
 from trials.failures import death, kernel_oom_kills, outcome_of
 from trials.pipe import LENGTHS, FrameBuffer, encode_header
 from trials.plain import plain, plain_number
@@ -71,13 +71,13 @@ def test_a_child_without_its_worker_ends_with_all_it_started(child, tmp_path):
     assert all(is_alive(pid) for pid in pids)
     child._selector.unregister(child._pipe)
     child._pipe.close()  # what the kernel does when the worker is killed
-    eventually(lambda: not any(is_alive(pid) for pid in pids), 5)
+    eventually(lambda: not any(is_alive(pid) for pid in pids), promised(5))
 
 
 def test_kill_ends_all_it_started(child, tmp_path):
     pids = spawned(child, tmp_path)
     assert child.kill() == -signal.SIGKILL
-    eventually(lambda: not any(is_alive(pid) for pid in pids), 5)
+    eventually(lambda: not any(is_alive(pid) for pid in pids), promised(5))
 
 
 def test_what_a_crashed_child_started_is_cleared(child, tmp_path):
@@ -86,7 +86,7 @@ def test_what_a_crashed_child_started_is_cleared(child, tmp_path):
     with pytest.raises(ChildGoneError):
         eventually(lambda: child.receive(0.1))
     assert child.await_exit()[0] == -signal.SIGSEGV
-    eventually(lambda: not is_alive(pids[1]), 5)
+    eventually(lambda: not is_alive(pids[1]), promised(5))
 
 
 def test_signals_of_a_terminal_do_not_reach_the_trial(child):

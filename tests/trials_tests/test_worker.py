@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trials_tests.working import RunningWorker, add_study, eventually, finished
+from tests.trials_tests.working import RunningWorker, add_study, eventually, finished, promised
 from trials.errors import InvalidValueError, StoreUnavailableError, TrialRefusedError
 from trials.memory_store import MemoryStore
 from trials.settings import Stop, WorkerSettings
@@ -171,7 +171,7 @@ def test_cancel_ends_a_running_trial(store, gate, stubborn):
     with RunningWorker(store):
         eventually(lambda: reported(store, 1))
         store.cancel_trial("s", 0)
-        (trial,) = eventually(lambda: finished(store), 5)
+        (trial,) = eventually(lambda: finished(store), promised(5))
     assert trial.state is TrialState.CANCELLED
 
 
@@ -180,7 +180,7 @@ def test_a_cancelled_study_is_dropped_at_once(store, gate):
     with RunningWorker(store):
         eventually(lambda: reported(store, 1))
         store.set_study_state("s", StudyState.CANCELLED)
-        trials = eventually(lambda: finished(store), 5)
+        trials = eventually(lambda: finished(store), promised(5))
     assert {t.state for t in trials} == {TrialState.CANCELLED}
 
 
@@ -189,7 +189,7 @@ def test_pause_requeues_with_a_checkpoint_and_resume_goes_on_from_it(store, gate
     with RunningWorker(store):
         eventually(lambda: reported(store, 2))
         store.set_study_state("s", StudyState.PAUSED)
-        eventually(lambda: store.get_trial("s", 0).state is TrialState.WAITING, 5)
+        eventually(lambda: store.get_trial("s", 0).state is TrialState.WAITING, promised(5))
         assert store.load_blob("s", 0, "checkpoint") == b'{"done": 2}'
         gate.touch()
         store.set_study_state("s", StudyState.ACTIVE)
@@ -207,7 +207,7 @@ def test_pause_frees_the_slot_of_a_trial_that_does_not_listen(store, gate):
     with RunningWorker(store, grace_s=1000, leave_s=0.6):  # the grace is for leaving alone
         eventually(lambda: reported(store, 1))
         store.set_study_state("s", StudyState.PAUSED)
-        eventually(lambda: store.get_trial("s", 0).state is TrialState.WAITING, 5)
+        eventually(lambda: store.get_trial("s", 0).state is TrialState.WAITING, promised(5))
     assert (
         WorkerSettings(objectives=[]).heartbeat_s + WorkerSettings(objectives=[]).pause_grace_s < 5
     )
@@ -219,7 +219,7 @@ def test_a_gentle_stop_requeues_even_a_trial_that_does_not_listen(store, gate, s
     with RunningWorker(store, grace_s=0.2) as running:
         eventually(lambda: store.load_blob("s", 0, "checkpoint"))
         running.worker.stop()
-        running.thread.join(5)
+        running.thread.join(promised(5))
         assert not running.thread.is_alive()
     trial = store.get_trial("s", 0)
     assert trial.state is TrialState.WAITING
@@ -233,7 +233,7 @@ def test_a_second_stop_does_not_wait_for_the_grace(store, gate):
         eventually(lambda: reported(store, 1))
         running.worker.stop()
         running.worker.stop(Stop.AT_ONCE)
-        running.thread.join(5)
+        running.thread.join(promised(5))
         assert not running.thread.is_alive()
     assert store.get_trial("s", 0).state is TrialState.WAITING
 
@@ -391,7 +391,7 @@ def test_a_worker_leaves_in_time_though_the_database_does_not_answer(gate):
             eventually(lambda: reported(store, 1))
             store.answers.clear()
             running.worker.stop()
-            running.thread.join(5)
+            running.thread.join(promised(5))
             assert not running.thread.is_alive()
             assert store.get_trial("s", 0).state is TrialState.RUNNING  # its lease will run out
     finally:

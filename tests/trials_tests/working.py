@@ -1,5 +1,6 @@
 """What tests of workers share: studies to run, a worker in a thread, waiting with a deadline."""
 
+import os
 import threading
 import time
 
@@ -25,6 +26,14 @@ def eventually(condition, timeout_s=90.0):
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(0.005)
     return found
+
+
+def promised(seconds):
+    """Within how many seconds we promise to obey; more on a machine that is busier than it can be.
+
+    The promise is for a worker that gets a core when it needs one.
+    """
+    return seconds * max(1.0, os.getloadavg()[0] / os.cpu_count())
 
 
 def add_study(store, objective, params, name="s", **settings):
