@@ -57,6 +57,8 @@ class StudySpec:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that every trial shares; together with a sample they are a trial's ``params``."""
     algorithm: str = "tpe"
+    from_studies: tuple[str, ...] = ()
+    """Studies whose finished trials the algorithm learns from, beside this one's."""
     seed: int = 0
     max_trials: int | None = None
     """Trials that finish COMPLETE, PRUNED or FAILED; None: until stopped."""
@@ -100,11 +102,24 @@ class StudySpec:
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN neither
                 raise InvalidValueError(f"{name} must be above 0, got {value}")
+        # A document's list equals the tuple that was written.
+        object.__setattr__(self, "from_studies", tuple(self.from_studies))
+        for name in self.from_studies:
+            check_study_name(name)
         if self.until_loss is not None and math.isnan(self.until_loss):
             raise InvalidValueError("until_loss must be a number to be reached, got nan")
 
 
-IDENTITY_FIELDS = ("objective", "space", "fixed", "algorithm", "seed", "threads", "requirements")
+IDENTITY_FIELDS = (
+    "objective",
+    "space",
+    "fixed",
+    "algorithm",
+    "from_studies",
+    "seed",
+    "threads",
+    "requirements",
+)
 """A study started again must agree in these; the others may change (a larger budget, say)."""
 
 
