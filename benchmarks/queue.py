@@ -1,8 +1,8 @@
 """Speed of the queue on a private mongod: ``python -m benchmarks.queue [PART ...]``.
 
-Parts: throughput, gap, growth, idle; and long (10,000 trials of 1 s on 16 worker processes, about
-11 minutes; ``--trials`` for fewer), which runs only when it is named. ``--seconds`` is how long
-throughput and idle are watched.
+Parts: throughput, gap, growth, idle, feeding; and long (10,000 trials of 1 s on 16 worker
+processes, about 11 minutes), which runs only when it is named. ``--seconds`` is how long throughput
+and idle are watched, ``--trials`` how many feeding and long have.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.feeding import feeding
 from search.snapshot import take_snapshot
 from trials.documents import encode_trial
 from trials.embedded import embedded_server
@@ -228,7 +229,7 @@ def long(uri: str, seconds: float, trials: int, workers: int = 16) -> Iterator[R
     )
 
 
-PARTS = {part.__name__: part for part in (throughput, gap, growth, idle, long)}
+PARTS = {part.__name__: part for part in (throughput, gap, growth, idle, feeding, long)}
 
 
 def main() -> None:
@@ -240,7 +241,7 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as folder, embedded_server(folder) as uri:
-        for name in chosen.parts or ["throughput", "gap", "growth", "idle"]:
+        for name in chosen.parts or [part for part in PARTS if part != "long"]:
             print(f"\n{name}: {PARTS[name].__doc__}")
             for what, figure in PARTS[name](uri, chosen.seconds, chosen.trials):
                 print(f"  {what}: {figure}", flush=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
 
 from trials.store import TrialStore
 from trials.trial import BUDGET_STATES, Trial, TrialState
 
 ACTIVE_STATES = (TrialState.WAITING, TrialState.RUNNING)
 RECOUNT_SECONDS = 10.0
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class StudyView:
@@ -51,7 +56,7 @@ class StudyView:
         numbers = {trial.number for trial in active}
         unseen = set(range(self.next_number, max(numbers, default=-1))) - numbers
         ended = [self._store.get_trial(self._study, n) for n in sorted((before - numbers) | unseen)]
-        newly = [trial for trial in [*active, *ended] if self._put(trial)]
+        newly = [kept for kept in map(lightened, [*active, *ended]) if self._put(kept)]
         self.finished += sorted(newly, key=_ended_at)
         if now >= self._recount_at:
             self._recount_at = now + timedelta(seconds=RECOUNT_SECONDS)
@@ -64,7 +69,8 @@ class StudyView:
         self._counts.clear()
         self._active.clear()
         self.next_number = 0
-        newly = [trial for trial in self._store.list_trials(self._study) if self._put(trial)]
+        listed = self._store.list_trials(self._study)
+        newly = [kept for kept in map(lightened, listed) if self._put(kept)]
         self.finished = sorted(newly, key=_ended_at)
 
     def _put(self, trial: Trial) -> bool:
@@ -114,6 +120,17 @@ class StudyView:
     def active(self) -> list[Trial]:
         """The WAITING and RUNNING trials by number."""
         return [self._trials[number] for number in sorted(self._active)]
+
+
+def lightened(trial: Trial) -> Trial:
+    """A finished trial without what no feeder asks for, since thousands of them are remembered.
+
+    Left out are the result, reported metrics and seconds, and all failures but the last.
+    """
+    if not trial.state.is_finished:
+        return trial
+    reports = tuple(replace(report, metrics=_NOTHING, seconds=0.0) for report in trial.reports)
+    return replace(trial, result=_NOTHING, reports=reports, failures=trial.failures[-1:])
 
 
 def _ended_at(trial: Trial) -> tuple[datetime, int]:

@@ -21,6 +21,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -287,7 +288,8 @@ class Suggester:
         """Origin and raw draws of a new trial, other than all before where that can be had."""
         if self._grid:
             return "grid", self._next_point(tried)
-        started = sum(entry.has_ended and entry.merit is not None for entry in entries)
+        ended = (entry for entry in entries if entry.has_ended and entry.merit is not None)
+        started = sum(1 for _ in islice(ended, STARTUP_TRIALS))
         algorithm = self._algorithm
         if algorithm == "tpe" and started < STARTUP_TRIALS:
             algorithm = "random"

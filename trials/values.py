@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,8 @@ def _name(key: object, where: str) -> str:
         raise InvalidValueError(
             f"{where}: a name is text without '.', NUL or a leading '$', got {shown}: rename it"
         )
-    return _text(str(key), where)
+    # Thousands of trials have the same names: one copy of each is enough.
+    return sys.intern(_text(str(key), where))
 
 
 def canonical(value: object) -> str:
