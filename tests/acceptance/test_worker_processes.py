@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.worker_process import started_worker
+from tests.trials_tests.objectives import SICK
 from tests.trials_tests.working import add_study, eventually, finished, promised
 from trials.embedded import embedded_server
 from trials.mongo_store import MongoStore
+from trials.store import NewTrial
 from trials.trial import FailureKind, TrialState
 
 pytestmark = pytest.mark.mongo
@@ -168,6 +170,30 @@ def test_a_killed_child_is_replaced_and_its_trial_tried_on_another_worker(store,
     assert "SIGKILL" in trial.failures[0].message
     eventually(lambda: len(children(first.pid)) == 1)
     assert children(first.pid) != [child]
+
+
+def test_a_worker_on_which_everything_fails_rests_and_others_do_its_trials(store, start):
+    add_study(store, "needs_health", [{}] * 3)
+    start(variables={SICK: "1"}, elsewhere_s=1000)
+    trials = eventually(lambda: all_failed_once(store.list_trials("s")))
+    (sick,) = {trial.failures[0].worker for trial in trials}
+    healthy = start()
+    eventually(lambda: finished(store))
+    healthy.terminate()
+    healthy.wait()
+    # Its next failure follows three of other trials, all of which have gone well elsewhere.
+    store.add_trials("s", None, 3, [NewTrial({}, seed=i) for i in range(3)])
+    (told,) = eventually(lambda: [w for w in store.list_workers() if w.message])
+    assert (told.name, told.slots[0]["state"]) == (sick, "quarantined")
+    assert "failed here in a row while others succeeded elsewhere" in told.message
+    start()
+    trials = eventually(lambda: finished(store))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert [trial.number for trial in trials if trial.failures] == [0, 1, 2, 3]
+
+
+def all_failed_once(trials):
+    return trials if all(len(trial.failures) == 1 for trial in trials) else None
 
 
 def test_no_gap_between_trials(store, start):

@@ -17,11 +17,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def started_worker(uri, database, folder, **settings):
-    """A worker that runs while the block does; ``log()`` is what it said."""
+def started_worker(uri, database, folder, *, variables=None, **settings):
+    """A worker that runs while the block does; ``log()`` is what it said.
+
+    ``variables`` are put into its environment.
+    """
     path = folder / f"worker-{uuid.uuid4().hex}.log"
     command = [sys.executable, "-m", __name__, uri, database, json.dumps(settings)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
     with path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     process.log = path.read_text

@@ -11,6 +11,8 @@ from pathlib import Path
 from trials.errors import TrialRefusedError
 
 HERE = "tests.trials_tests.objectives"
+SICK = "LARNN_TEST_SICK"
+"""Environment variable, for `needs_health`."""
 
 
 def square(params):
@@ -52,6 +54,13 @@ def steps(params, context):
         Path(params["done"]).touch()
     started_at = json.loads(saved)["done"] if saved else 0
     return {"loss": 1 / done, "status": "ok", "resumed_from": started_at}
+
+
+def needs_health(params, context):
+    """Dies at once on a machine that is told to be sick."""
+    if os.environ.get(SICK):
+        os._exit(3)
+    return {"loss": 0.0, "status": "ok"}
 
 
 def look_around(params, context):

@@ -12,7 +12,16 @@ from trials.worker import Worker
 
 ALLOWED = [
     f"{objectives.HERE}:{name}"
-    for name in ("square", "sleepy", "misbehave", "steps", "look_around", "meets", "spawns")
+    for name in (
+        "square",
+        "sleepy",
+        "misbehave",
+        "steps",
+        "look_around",
+        "meets",
+        "spawns",
+        "needs_health",
+    )
 ]
 
 
