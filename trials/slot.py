@@ -150,11 +150,12 @@ class Slot(threading.Thread):
             self._chooser.leave_alone(study, attempt.refusal)
             log.warning("leaves study %r alone: %s", study.name, attempt.refusal)
         if failure is None:
-            log.info("%s ends %s, loss %s", attempt, outcome.state, outcome.loss)
+            loss = "" if outcome.loss is None else f", loss {outcome.loss:.4g}"
+            log.info("%s %s%s", attempt, _ending(outcome), loss)
             if outcome.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 self.health.succeeded()
             return
-        log.warning("%s ends %s: %s: %s", attempt, outcome.state, failure.kind, failure.message)
+        log.warning("%s %s: %s: %s", attempt, _ending(outcome), failure.kind, failure.message)
         if needs_fresh_child(failure):
             self._end_child()
         try:
@@ -198,3 +199,10 @@ class Slot(threading.Thread):
         child, self._child = self._child, None
         if child is not None:
             child.close()
+
+
+def _ending(outcome: Outcome) -> str:
+    """What became of a trial, for the log."""
+    if outcome.state is TrialState.WAITING:
+        return "goes back to the queue"
+    return f"ends {outcome.state}"
