@@ -1,12 +1,14 @@
 """Which running trials are hopeless: cut-offs per step, from what all trials reported there.
 
-A worker gives a trial up when it reports a loss above its step's cut-off. No rule has a cut-off at
-the last step (the trial is done by then), before enough trials have reported, or below what the
+A worker gives a trial up when its least loss so far is above the cut-off of the step that it
+reports: a trial's loss is its best step's, and one bad epoch must not end it. No rule has a cut-off
+at the last step (the trial is done by then), before enough trials have reported, or below what the
 trial of the least loss had at that step: one that does as well as the best did is never given up.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +21,19 @@ Curve = Mapping[int, float]
 """One trial's losses by step."""
 
 
+def _least_so_far(curve: Curve) -> Curve:
+    """The least loss up to each step; a NaN counts as infinite."""
+    steps = sorted(curve)
+    losses = (math.inf if math.isnan(curve[step]) else curve[step] for step in steps)
+    return dict(zip(steps, itertools.accumulate(losses, min), strict=True))
+
+
 def _by_step(curves: list[Curve]) -> dict[int, list[float]]:
-    """All losses of each step, ascending; a NaN counts as infinite. The last step is left out."""
+    """All losses of each step, ascending. The last step is left out."""
     steps: dict[int, list[float]] = {}
     for curve in curves:
         for step, loss in curve.items():
-            steps.setdefault(step, []).append(math.inf if math.isnan(loss) else loss)
+            steps.setdefault(step, []).append(loss)
     if steps:
         del steps[max(steps)]
     return {step: sorted(losses) for step, losses in sorted(steps.items())}
@@ -34,13 +43,12 @@ def _best_curve(curves: list[Curve]) -> Curve:
     """The curve with the least loss at its end among the longest ones."""
     last = max((max(curve) for curve in curves if curve), default=0)
     ended = [curve for curve in curves if last in curve]
-    return min(ended, key=lambda curve: (math.isnan(curve[last]), curve[last]), default={})
+    return min(ended, key=lambda curve: curve[last], default={})
 
 
 def _allow(cutoff: float, best: Curve, step: int) -> float:
     """A cut-off that spares what the best trial had."""
-    kept = best.get(step, -math.inf)
-    return cutoff if math.isnan(kept) else max(cutoff, kept)
+    return max(cutoff, best.get(step, -math.inf))
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class SuccessiveHalving:
 
     def cutoffs(self, curves: list[Curve]) -> Curve:
         """The loss of the worst trial that still goes on, at each rung."""
+        curves = [_least_so_far(curve) for curve in curves]
         best = _best_curve(curves)
         made = {}
         for step, losses in _by_step(curves).items():
@@ -99,6 +108,7 @@ class Median:
 
     def cutoffs(self, curves: list[Curve]) -> Curve:
         """The median loss at each step; of two middle ones the higher."""
+        curves = [_least_so_far(curve) for curve in curves]
         best = _best_curve(curves)
         return {
             step: _allow(losses[len(losses) // 2], best, step)

@@ -1,25 +1,14 @@
-"""Hyperopt's algorithms on our trials: encode, decode, history, pending trials.
+"""Hyperopt's algorithms on our trials: encode, decode, propose. What they learn: `search.history`.
 
-What the algorithms learn from a trial:
-
-* COMPLETE trials come first, by loss; then PRUNED ones, further steps before fewer, then by their
-  latest loss. Algorithms look at the order only, so each trial gets its place as its loss.
-* WAITING and RUNNING trials count as not good (an infinite loss), so that parallel workers are sent
-  elsewhere.
-* A trial that failed with a NaN loss counts as not good; other failures say nothing about the
-  parameters and are left out, like CANCELLED trials.
-* Of long histories the best `HISTORY_BEST` and the latest `HISTORY_LATEST` trials are used.
-
-Asked for one trial after the other, without pruning, below the history cap, and as long as no point
-comes up twice, the suggestions are those of `hyperopt.fmin` with the same seed.
+Asked for one trial after the other, without pruning and other studies, below the history cap, and
+as long as no point comes up twice, the suggestions are those of `hyperopt.fmin` with the same seed.
+Otherwise TPE takes more trials for good ones: `PARALLEL_GAMMA`.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -30,23 +19,24 @@ from hyperopt.base import JOB_STATE_DONE, STATUS_OK, Domain, Trials, trials_from
 from hyperopt.pyll import as_apply, scope
 
 from search.grid import grid
+from search.history import NOT_GOOD, Entry, Raw, in_common, merit_of, places, shortened
 from search.parameter import Parameter, did_you_mean
 from search.space import Space
 from trials.store import NewTrial
-from trials.trial import FailureKind, Trial, TrialState
+from trials.trial import Trial, TrialState
 
 ALGORITHMS = ("tpe", "random", "anneal", "grid")
 STARTUP_TRIALS = 20
-"""Trials that must have ended before TPE takes over from random draws (Hyperopt's default)."""
-HISTORY_BEST = 100
-HISTORY_LATEST = 400
+"""Random draws before TPE takes over (Hyperopt's default)."""
+STARTUP_ENDED = 10
+"""Trials that must have ended by then, however many workers there are."""
 DUPLICATE_TRIES = 5
 """New proposals in place of one that was tried before; half of them random."""
-_GAMMA = 0.25
+GAMMA = 0.25
 """TPE's good trials are the best ``gamma * sqrt(n)`` (Hyperopt's default)."""
-
-Raw = Mapping[str, float]
-"""What Hyperopt draws for the active rows: choices as indices, whole numbers as floats."""
+PARALLEL_GAMMA = 1.0
+"""The same beside running trials: these count as not good though most lie where good ones do, and
+would outweigh three good ones of a hundred (`benchmarks/search/README.md`)."""
 
 
 def hyperopt_space(space: Space, fixed: Mapping[str, Any] | None = None) -> Any:
@@ -131,70 +121,41 @@ def encode(space: Space, sampled: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-_NOT_GOOD = (2.0,)
-
-
-def _merit(trial: Trial) -> tuple[float, ...] | None:
-    """Sort key of what a trial teaches, the best first; None where it teaches nothing."""
-    if trial.state is TrialState.COMPLETE and trial.loss is not None and math.isfinite(trial.loss):
-        return (0.0, trial.loss)
-    if trial.state is TrialState.PRUNED and trial.reports:
-        last = trial.reports[-1]
-        return (1.0, -last.step, last.loss) if math.isfinite(last.loss) else _NOT_GOOD
-    if trial.state is TrialState.FAILED:
-        nan = trial.failures and trial.failures[-1].kind is FailureKind.NAN_LOSS
-        return _NOT_GOOD if nan else None
-    return None if trial.state is TrialState.CANCELLED else _NOT_GOOD
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What is remembered of a trial between two suggestions."""
-
-    trial: Trial | None
-    number: int
-    raw: Raw | None
-    """None where the space cannot express the trial's params (enqueued ones)."""
-    merit: tuple[float, ...] | None
-    params_key: str
-
-    @property
-    def has_ended(self) -> bool:
-        return self.trial is not None and self.trial.state.is_finished
-
-
 def _key(params: Mapping[str, Any]) -> str:
     return repr(sorted(params.items()))
 
 
-def _history(entries: Sequence[_Entry]) -> tuple[list[_Entry], float]:
-    """The entries to learn from, by number, and the gamma that keeps TPE's count of good ones."""
-    usable = [entry for entry in entries if entry.raw is not None and entry.merit is not None]
-    if len(usable) <= HISTORY_BEST + HISTORY_LATEST:
-        return usable, _GAMMA
-    older, latest = usable[:-HISTORY_LATEST], usable[-HISTORY_LATEST:]
-    best = heapq.nsmallest(HISTORY_BEST, older, key=lambda entry: entry.merit or _NOT_GOOD)
-    kept = sorted(best, key=lambda entry: entry.number) + latest
-    return kept, _GAMMA * math.sqrt(len(usable) / len(kept))
-
-
-def _documents(entries: Sequence[_Entry], names: Sequence[str]) -> Trials:
-    """Entries as Hyperopt's trials; places stand for losses, equal ones share a place."""
-    ranked = sorted({entry.merit or _NOT_GOOD for entry in entries})
-    places = {merit: float(place) for place, merit in enumerate(ranked)} | {_NOT_GOOD: math.inf}
+def _documents(entries: Sequence[Entry], names: Sequence[str]) -> Trials:
+    """Entries as Hyperopt's trials; places stand for losses."""
     documents = []
-    for entry in entries:
+    for entry, place in zip(entries, places(entries), strict=True):
         raw, number = entry.raw or {}, entry.number
         misc = {
             "tid": number,
             "idxs": {name: [number] if name in raw else [] for name in names},
             "vals": {name: [raw[name]] if name in raw else [] for name in names},
         }
-        result = {"status": STATUS_OK, "loss": places[entry.merit or _NOT_GOOD]}
+        result = {"status": STATUS_OK, "loss": place}
         documents.append(
             {"tid": number, "state": JOB_STATE_DONE, "spec": None, "misc": misc, "result": result}
         )
     return trials_from_docs(documents, validate=False)
+
+
+def _has_started(entries: Iterable[Entry]) -> bool:
+    """Whether there is enough to learn from; looks no further than it must."""
+    teaching = (entry.has_ended for entry in entries if entry.teaches)
+    first = list(islice(teaching, STARTUP_TRIALS))
+    if len(first) < STARTUP_TRIALS:
+        return False
+    return sum(first) >= STARTUP_ENDED or sum(first) + sum(teaching) >= STARTUP_ENDED
+
+
+def _is_serial(entry: Entry) -> bool:
+    """Whether `hyperopt.fmin` would have met it as it is."""
+    if entry.study or entry.trial is None:
+        return False
+    return entry.has_ended and entry.trial.state is not TrialState.PRUNED
 
 
 class Suggester:
@@ -207,6 +168,7 @@ class Suggester:
         seed: Seed of the study. Trial ``n`` uses the seed's draw ``n``, so a restarted search goes
             on as it would have.
         fixed: Params that every trial shares, beside ``space.fixed``.
+        others: Finished trials of other studies to learn from, with reports.
 
     Raises:
         ValueError: For an unknown algorithm, a space with nothing to search, or a grid over
@@ -219,6 +181,7 @@ class Suggester:
         algorithm: str = "tpe",
         seed: int = 0,
         fixed: Mapping[str, Any] | None = None,
+        others: Sequence[Trial] = (),
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(
@@ -234,7 +197,12 @@ class Suggester:
         self._grid = grid(space) if algorithm == "grid" else []
         self._points = iter(self._grid)
         self._draws: list[int] = []
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, Entry] = {}
+        self._others = [
+            Entry(trial, number, encode(space, common), merit_of(trial), "", trial.study)
+            for number, trial in enumerate(others, start=-len(others))
+            if (common := in_common(space, trial.params))
+        ]
 
     def suggest(self, trials: Sequence[Trial], count: int) -> list[NewTrial]:
         """Propose the next ``count`` trials.
@@ -243,7 +211,7 @@ class Suggester:
             trials: All trials of the study, by number, with their reports.
             count: How many to propose; they get the numbers after the last one's.
         """
-        entries = [self._entry(trial) for trial in trials]
+        entries = [*self._others, *(self._entry(trial) for trial in trials)]
         tried = {entry.params_key for entry in entries}
         first = trials[-1].number + 1 if trials else 0
         proposals = []
@@ -254,18 +222,18 @@ class Suggester:
             if self._space.derive is not None:  # params do not tell what was drawn
                 suggestion["raw"] = raw
             proposals.append(NewTrial(params, self._draw(number), suggestion))
-            entries.append(_Entry(None, number, raw, _NOT_GOOD, _key(params)))
+            entries.append(Entry(None, number, raw, NOT_GOOD, _key(params)))
             tried.add(entries[-1].params_key)
         return proposals
 
-    def _entry(self, trial: Trial) -> _Entry:
+    def _entry(self, trial: Trial) -> Entry:
         known = self._entries.get(trial.number)
         if known is None or known.trial is not trial:
             if known is not None:
                 raw = known.raw  # params never change
             else:
                 raw = trial.suggestion.get("raw") or self._encode(trial.params)
-            known = _Entry(trial, trial.number, raw, _merit(trial), _key(trial.params))
+            known = Entry(trial, trial.number, raw, merit_of(trial), _key(trial.params))
             self._entries[trial.number] = known
         return known
 
@@ -283,15 +251,13 @@ class Suggester:
         return self._draws[number]
 
     def _propose(
-        self, number: int, entries: Sequence[_Entry], tried: Container[str]
+        self, number: int, entries: Sequence[Entry], tried: Container[str]
     ) -> tuple[str, Raw]:
         """Origin and raw draws of a new trial, other than all before where that can be had."""
         if self._grid:
             return "grid", self._next_point(tried)
-        ended = (entry for entry in entries if entry.has_ended and entry.merit is not None)
-        started = sum(1 for _ in islice(ended, STARTUP_TRIALS))
         algorithm = self._algorithm
-        if algorithm == "tpe" and started < STARTUP_TRIALS:
+        if algorithm == "tpe" and not _has_started(entries):
             algorithm = "random"
         seed = self._draw(number)
         raw = self._ask(algorithm, number, entries, seed)
@@ -312,8 +278,11 @@ class Suggester:
         self._points = iter(self._grid)
         return encode(self._space, next(self._points))
 
-    def _ask(self, algorithm: str, number: int, entries: Sequence[_Entry], seed: int) -> Raw:
-        history, gamma = _history(entries)
+    def _ask(self, algorithm: str, number: int, entries: Sequence[Entry], seed: int) -> Raw:
+        history, whole = shortened(entries)
+        gamma = GAMMA if all(map(_is_serial, history)) else PARALLEL_GAMMA
+        # A shortened history has as many good trials as the whole one.
+        gamma *= math.sqrt(whole / max(1, len(history)))
         asked = {
             "random": rand.suggest,
             "tpe": partial(tpe.suggest, gamma=gamma, n_startup_jobs=STARTUP_TRIALS, verbose=False),

@@ -15,7 +15,7 @@ from trials.process import ChildGoneError, ChildProcess
 from trials.settings import Shared, Stop
 from trials.store import CHECKPOINT, LOG, Control
 from trials.study import Study, StudyState
-from trials.trial import Failure, FailureKind, Outcome, Report, Trial, TrialState
+from trials.trial import Failure, FailureKind, Outcome, Report, Trial, TrialState, least_loss
 
 TICK_SECONDS = 0.1
 """How soon a stop or a limit is seen. What the child says is heard at once."""
@@ -41,6 +41,7 @@ class Attempt:
         self._killed_after = float("inf")
         self._started = self._progressed = self._memory_checked = shared.clock()
         self._latest: Report | None = None
+        self._least_loss = least_loss(trial.reports)
         self._printed = b""
 
     def beat(self) -> None:
@@ -121,6 +122,7 @@ class Attempt:
                 self._latest = Report(
                     header["step"], header["loss"], header["metrics"], header["seconds"]
                 )
+                self._least_loss = min(self._least_loss, least_loss([self._latest]))
                 self._outbox.add_report(self._latest)
                 self._progressed = self._shared.clock()
             case "blob":
@@ -166,10 +168,9 @@ class Attempt:
         return self._broken_limit(clock)
 
     def _is_hopeless(self) -> bool:
-        latest = self._latest
-        return latest is not None and latest.loss > self._control.cutoffs.get(
-            latest.step, float("inf")
-        )
+        if self._latest is None:
+            return False
+        return self._least_loss > self._control.cutoffs.get(self._latest.step, float("inf"))
 
     def _tell(self, reason: StopReason) -> None:
         if self._told is None:

@@ -131,7 +131,7 @@ class Study:
     state: StudyState
     created_at: datetime
     cutoffs: Mapping[int, float] = field(default_factory=dict)
-    """Per reported step, the loss above which the pruner gives a trial up."""
+    """Per reported step, what a trial's least loss so far must not exceed, or it is given up."""
     message: str = ""
     """Why the study is in its state, for people."""
     test_looks: tuple[Mapping[str, Any], ...] = ()

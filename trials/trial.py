@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -89,6 +90,11 @@ class Report:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     """Seconds of this trial's running time until the report, attempts before this one included."""
+
+
+def least_loss(reports: Iterable[Report]) -> float:
+    """The least loss reported; infinite where there is none, and for NaN."""
+    return min((r.loss for r in reports if not math.isnan(r.loss)), default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,14 @@ def test_a_trial_as_good_as_the_best_one_was_is_never_given_up(
 
 
 @pytest.mark.parametrize("rule", [SuccessiveHalving(), Median(warmup_steps=0)])
+def test_trials_are_judged_by_their_best_step_so_far(rule: SuccessiveHalving | Median) -> None:
+    falling = curves(*range(1, 10))
+    shaken = [{**curve, 3: 50.0} for curve in falling]
+    held = [{**curve, 3: curve[2]} for curve in falling]
+    assert rule.cutoffs(shaken)[3] == rule.cutoffs(held)[3] < 50.0
+
+
+@pytest.mark.parametrize("rule", [SuccessiveHalving(), Median(warmup_steps=0)])
 def test_nan_counts_as_the_worst_and_makes_no_cut_off_nan(rule: SuccessiveHalving | Median) -> None:
     diverged = [{1: math.nan, 2: math.nan} for _ in range(3)]
     cutoffs = rule.cutoffs([*curves(1, 2, 3, 4, 5, 6), *diverged])

@@ -36,7 +36,7 @@ def misbehave(params, context):
 def steps(params, context):
     """Counts to ``steps``, one checkpoint and report a step; waits while ``gate`` is no file.
 
-    Its last deed is to write the file ``done``, if it was given one.
+    Each step's loss is lower, but for that of ``bad_step``. Its last deed is to write the file ``done``, if it was given one.
     """
     saved = context.load_checkpoint()
     done = json.loads(saved)["done"] if saved else 0
@@ -48,7 +48,8 @@ def steps(params, context):
                     return {"status": "stopped"}
                 time.sleep(0.005)
         done += 1
-        context.report(done, 1 / done, accuracy=done / 10)
+        loss = 9.0 if done == params.get("bad_step") else 1 / done
+        context.report(done, loss, accuracy=done / 10)
         context.save_checkpoint(json.dumps({"done": done}).encode())
     if "done" in params:
         Path(params["done"]).touch()

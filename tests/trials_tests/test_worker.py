@@ -165,6 +165,20 @@ def test_a_trial_above_the_cutoff_is_pruned_one_below_is_not(store, gate):
     assert trial.loss == 0.5
 
 
+def test_one_bad_step_ends_no_trial_that_was_good_before(store, gate):
+    add_study(store, "steps", [{"steps": 3, "gate": str(gate), "gate_from": 2, "bad_step": 2}])
+    with RunningWorker(store):
+        eventually(lambda: reported(store, 2))
+        assert store.acquire_feeder("s", "feeder")
+        store.set_cutoffs("s", "feeder", {2: 1.0})  # step 1 was as good
+        seen = store.get_trial("s", 0).lease_expires_at
+        eventually(lambda: store.get_trial("s", 0).lease_expires_at > seen)  # a beat
+        assert is_running(store)
+        store.set_cutoffs("s", "feeder", {2: 0.9})
+        (trial,) = eventually(lambda: finished(store))
+    assert (trial.state, trial.loss) == (TrialState.PRUNED, 9.0)
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_cancel_ends_a_running_trial(store, gate, stubborn):
     add_study(store, "steps", [{"steps": 2, "gate": str(gate), "stubborn": stubborn}])
