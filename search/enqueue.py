@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from model.config import TrialConfig
 from search.derivation import DERIVATIONS
+from search.ending import loss_of
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter, did_you_mean
 from search.space import Space
 from trials.errors import LeaseLostError
 from trials.store import NewTrial, TrialStore
-from trials.study import Study, StudyState
+from trials.study import Study, StudySpec, StudyState
+from trials.transfer import parse
 from trials.trial import Trial
 
 TRIES = 20
@@ -33,45 +38,146 @@ def enqueue(store: TrialStore, name: str, given: Mapping[str, Any]) -> Trial:
         StudyNotFoundError: If there is no such study.
     """
     study = store.get_study(name)
+    _check_open(study)
+    return _add(store, study, complete(study.spec, given))
+
+
+def _check_open(study: Study) -> None:
     if study.state not in OPEN_STATES:
         raise ValueError(
-            f"study {name} is {study.state} and starts no more trials; give it a larger budget "
-            "first: the command that launched it, with a higher --max-trials"
+            f"study {study.name} is {study.state} and starts no more trials; give it a larger "
+            "budget first: the command that launched it, with a higher --max-trials"
         )
-    params = complete(study, given)
+
+
+def _add(store: TrialStore, study: Study, params: Mapping[str, Any]) -> Trial:
     for attempt in range(TRIES):
-        number = sum(store.counts(name).values())
+        number = sum(store.counts(study.name).values())
         new = NewTrial(params, study.spec.seed + number, {"origin": "enqueued"})
         try:
-            return store.add_trials(name, None, number, [new])[0]
+            return store.add_trials(study.name, None, number, [new])[0]
         except LeaseLostError:
             if attempt == TRIES - 1:
                 raise
     raise AssertionError("the last try returns or raises")
 
 
-def complete(study: Study, given: Mapping[str, Any]) -> dict[str, Any]:
+# -- points from files -----------------------------------------------------------------------------
+
+
+def complete_points(spec: StudySpec, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The params that a study is to try first, as files name them; equal ones once.
+
+    Raises:
+        ValueError: If a file cannot be read, a point does not fit the study, or there are more
+            points than trials.
+    """
+    points: list[dict[str, Any]] = []
+    for file in files:
+        for place, given in enumerate(read_points(file, spec), start=1):
+            try:
+                params = complete(spec, given)
+            except ValueError as error:
+                raise ValueError(f"--enqueue {file}, point {place}: {error}") from error
+            if params not in points:
+                points.append(params)
+    if spec.max_trials is not None and len(points) > spec.max_trials:
+        raise ValueError(
+            f"--enqueue names {len(points)} points, more than the {spec.max_trials} trials of the "
+            "study: raise --max-trials or leave some out"
+        )
+    return points
+
+
+def add_points(store: TrialStore, study: Study, points: Sequence[Mapping[str, Any]]) -> None:
+    """Enqueue those that the study does not have yet, so that a command may be repeated.
+
+    Raises:
+        ValueError: If there are such, and the study takes no more trials.
+    """
+    if not points:
+        return
+    known = [dict(trial.params) for trial in store.list_trials(study.name, with_reports=False)]
+    for params in points:
+        if params not in known:
+            _check_open(study)
+            _add(store, study, params)
+
+
+def read_points(file: Path, spec: StudySpec) -> list[dict[str, Any]]:
+    """The points in a JSON file.
+
+    A point is an object of settings, or a trial as ``best``, ``trials``, ``show`` and ``run`` print
+    it with ``--json`` (then only what ``spec`` searches is taken of its params: epochs and data are
+    this study's own). A file holds one point or an array of them; of an exported study
+    (``.jsonl``) the best trial is the point.
+
+    Raises:
+        ValueError: If it cannot be read, is no JSON, or holds no point.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = _best_of_export(text) if file.suffix == ".jsonl" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--enqueue {file}: not a file of settings as JSON ({error})") from error
+    searched = searched_names(Space.from_dict(spec.space))
+    listed = found if isinstance(found, list) else [found]
+    points = [_point(one, searched) for one in listed]
+    if not points or None in points:
+        raise ValueError(
+            f'--enqueue {file}: takes settings like {{"dropout": 0.1}}, trials as '
+            f"`larnn-search best STUDY --json` prints them, or an array of these, got {text[:60]!r}"
+        )
+    return [point for point in points if point is not None]
+
+
+def _point(found: object, searched: Container[str]) -> dict[str, Any] | None:
+    if not isinstance(found, dict) or not found:
+        return None
+    trial = found.get("best", found)  # the last line of `run --json`
+    if isinstance(trial, dict) and isinstance(trial.get("params"), dict):
+        return {name: value for name, value in trial["params"].items() if name in searched}
+    return found if trial is found else None
+
+
+def _best_of_export(text: str) -> list[dict[str, Any]]:
+    _, trials = parse(text.splitlines())
+    best = min(trials, key=loss_of, default=None)
+    return [] if best is None or not math.isfinite(loss_of(best)) else [{"params": best.params}]
+
+
+# -- what fits a study -----------------------------------------------------------------------------
+
+
+def complete(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
     """All params of a trial from those that a person gave.
 
     Raises:
         ValueError: For a parameter that is unknown, missing, fixed otherwise or out of range.
     """
-    space = Space.from_dict(study.spec.space)
-    fixed = {**space.fixed, **study.spec.fixed}
+    space = Space.from_dict(spec.space)
+    fixed = {**space.fixed, **spec.fixed}
     for name, value in given.items():
         if name in fixed and value != fixed[name]:
             raise ValueError(
-                f"{name} is fixed to {fixed[name]!r} in study {study.name}, got {value!r}"
+                f"{name} is fixed to {fixed[name]!r} in study {spec.name}, got {value!r}"
             )
     chosen = {name: value for name, value in given.items() if name not in fixed}
     sampled = _sampled(space, chosen)
     _check_names(space, chosen)
     values = {row.name: _value(row, sampled) for row in space.rows if row.name in sampled}
     _check_complete(space, values)
-    params = {**space.complete(values), **study.spec.fixed}
-    if study.spec.objective == DEFAULT_OBJECTIVE:
+    params = {**space.complete(values), **spec.fixed}
+    if spec.objective == DEFAULT_OBJECTIVE:
         TrialConfig.from_params(params)
     return params
+
+
+def searched_names(space: Space) -> tuple[str, ...]:
+    """What a point may name: what is sampled, and what is derived from it."""
+    fixed = set(space.fixed)
+    names = [*(row.name for row in space.rows), *space.example()]
+    return tuple(dict.fromkeys(name for name in names if name not in fixed))
 
 
 def _sampled(space: Space, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +191,7 @@ def _sampled(space: Space, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(space: Space, chosen: Mapping[str, Any]) -> None:
-    known = tuple(dict.fromkeys([*(row.name for row in space.rows), *space.example()]))
+    known = searched_names(space)
     for name in chosen:
         if name not in known:
             raise ValueError(f"unknown parameter {name!r}; {did_you_mean(name, known)}")

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from search.ending import all_failed, loss_of, reason_to_end
+from search.history import other_trials
 from search.pruning import NoPruning, make_rule
 from search.space import Space
 from search.study_view import StudyView
@@ -214,7 +215,7 @@ class Feeder:
         wanted = slots - running + self._trials_ahead(slots) - waiting
         count = int(min(wanted, room, BATCH))
         if count > 0:
-            self._suggester = self._suggester or _make_suggester(study)
+            self._suggester = self._suggester or _make_suggester(self._store, study)
             proposals = self._suggester.suggest(self._view.trials, count)
             first = self._view.next_number
             self._view.add(self._store.add_trials(self._name, self._token, first, proposals))
@@ -303,11 +304,11 @@ class Feeder:
         return True
 
 
-def _make_suggester(study: Study) -> Suggester:
+def _make_suggester(store: TrialStore, study: Study) -> Suggester:
     from search.suggest import Suggester  # Hyperopt takes a second or more to import
 
-    spec = study.spec
-    return Suggester(Space.from_dict(spec.space), spec.algorithm, spec.seed, spec.fixed)
+    spec, others = study.spec, other_trials(store, study.spec)
+    return Suggester(Space.from_dict(spec.space), spec.algorithm, spec.seed, spec.fixed, others)
 
 
 def feed_all(

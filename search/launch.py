@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from search.grid import grid
@@ -33,13 +34,16 @@ class Request:
     space: str | None = None
     objective: str | None = None
     algorithm: str = _DEFAULTS["algorithm"]
-    pruner: str = "none"
+    pruner: str = "asha"
     max_trials: int | None = None
     timeout: float | None = None
     until_loss: float | None = None
     patience: int | None = None
     epochs: int | None = None
     fix: tuple[str, ...] = field(default=())
+    from_study: tuple[str, ...] = field(default=())
+    enqueue: tuple[Path, ...] = field(default=())
+    """Files of points to try first (`search.enqueue.read_points`)."""
     seed: int = _DEFAULTS["seed"]
     threads: int = _DEFAULTS["threads"]
     priority: int = _DEFAULTS["priority"]
@@ -87,6 +91,7 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
         space=space.to_dict(),
         fixed=fixed,
         algorithm=request.algorithm,
+        from_studies=tuple(dict.fromkeys(request.from_study)),
         seed=request.seed,
         max_trials=max_trials,
         timeout_s=request.timeout,

@@ -192,13 +192,20 @@ def carry_out(
 
 def _launch(store: TrialStore, request: dict[str, Any], *, runs_here: bool) -> Study:
     """Write the study that was asked for, or find the one that it continues."""
+    from search.enqueue import add_points, complete_points
+    from search.history import other_trials
     from search.launch import Request, build_spec
 
     with mistakes():
         spec = build_spec(Request(**request), lambda line: click.echo(line, err=True))
+        points = complete_points(spec, request["enqueue"])
         if runs_here:
             _check_objective(spec.objective)
-    return store.create_study(spec)
+        if spec.name not in {study.name for study in store.list_studies()}:
+            other_trials(store, spec)
+        study = store.create_study(spec)
+        add_points(store, study, points)
+    return study
 
 
 def _check_objective(name: str) -> None:

@@ -15,11 +15,11 @@ from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
 from search.repeat import repeat_command
 from search.space import NAMED_SPACES, Space, parse_assignment
-from tests.search_tests.sample_study import START, sample_study, sample_trials
+from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.errors import SchemaVersionError, StoreUnavailableError
 from trials.memory_store import MemoryStore
 from trials.store import LOG, NewTrial, WorkerInfo
-from trials.study import Study, StudySpec, StudyState
+from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, TrialState
 from trials.upgrade import upgrade
 
@@ -37,9 +37,8 @@ SPEC = StudySpec("s", "module:function", SPACE.to_dict(), {"epochs": 3}, max_tri
 GIVEN = {"rate": 1, "layers": 2, "optimizer": "sgd", "momentum": 0.5}
 
 
-def study_of(space, **settings):
-    spec = StudySpec("s", "module:function", NAMED_SPACES[space].to_dict(), **settings)
-    return Study(spec, StudyState.ACTIVE, START)
+def spec_of(space, **settings):
+    return StudySpec("s", "module:function", NAMED_SPACES[space].to_dict(), **settings)
 
 
 # -- enqueue -------------------------------------------------------------------------------------
@@ -80,28 +79,25 @@ def test_what_does_not_fit_the_study_is_not_enqueued(change, words):
 def test_a_missing_setting_is_named(name):
     given = {key: value for key, value in GIVEN.items() if key != name}
     with pytest.raises(ValueError, match=f"'{name}' is missing"):
-        complete(Study(SPEC, StudyState.ACTIVE, START), given)
+        complete(SPEC, given)
 
 
 def test_a_derived_setting_is_taken_as_trials_show_it_and_as_it_is_drawn():
-    study = study_of("paper-round-1")
+    spec = spec_of("paper-round-1")
     shown = NAMED_SPACES["paper-round-1"].example() | {"num_heads": 8, "head_size": 9}
-    assert complete(study, shown) == shown
+    assert complete(spec, shown) == shown
     drawn = {k: v for k, v in shown.items() if k != "head_size"} | {"hidden_size": 70.0}
-    assert complete(study, drawn) == shown
+    assert complete(spec, drawn) == shown
     without = {k: v for k, v in shown.items() if k != "head_size"}
     with pytest.raises(ValueError, match="'hidden_size' is missing"):
-        complete(study, without)
+        complete(spec, without)
 
 
 def test_the_larnn_checks_its_own_settings():
-    study = study_of("lstm", fixed={"epochs": 0})
-    study = dataclasses.replace(
-        study, spec=dataclasses.replace(study.spec, objective=DEFAULT_OBJECTIVE)
-    )
+    spec = dataclasses.replace(spec_of("lstm", fixed={"epochs": 0}), objective=DEFAULT_OBJECTIVE)
     given = NAMED_SPACES["lstm"].example()
     with pytest.raises(ValueError, match="epochs must be at least 1"):
-        complete(study, given)
+        complete(spec, given)
 
 
 def test_a_finished_study_takes_no_trial():

@@ -131,4 +131,4 @@ def test_every_limit_reaches_the_study(tmp_path):
     for name, value in {**limits, **dict(renamed.values())}.items():
         assert getattr(spec, name) == value
     plain = build_spec(Request("s", objective="m:f", space=str(tmp_path / "own.toml")), print)
-    assert plain == StudySpec("s", "m:f", plain.space, max_trials=None)
+    assert plain == StudySpec("s", "m:f", plain.space, max_trials=None, pruner={"name": "asha"})
