@@ -36,7 +36,8 @@ def misbehave(params, context):
 def steps(params, context):
     """Counts to ``steps``, one checkpoint and report a step; waits while ``gate`` is no file.
 
-    Each step's loss is lower, but for that of ``bad_step``. Its last deed is to write the file ``done``, if it was given one.
+    Each loss is lower than the one before, but for that of ``bad_step``. Its last deed is to write
+    the file ``done``, if it was given one.
     """
     saved = context.load_checkpoint()
     done = json.loads(saved)["done"] if saved else 0
