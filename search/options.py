@@ -115,7 +115,7 @@ study_options = together(
                  help="Pin a parameter; may be repeated."),
     study_option("--seed", type=click.IntRange(min=0),
                  help="Seed of suggestions and trials. Alone it fixes all suggestions with one "
-                 "worker and --ahead 0; with several workers those of the random start phase."),
+                 "worker, --ahead 0 and --pruner none; else those of the random start phase."),
     study_option("--threads", type=click.IntRange(min=1), help="CPU threads of each trial."),
     study_option("--priority", type=click.IntRange(min=1), help="Share of the workers."),
     study_option("--max-retries", type=click.IntRange(min=0),
