@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Preset] = {
                 Parameter("head_size", "int", 4, 12),
                 Parameter("num_layers", "int", 1, 2),
             ),
-            max_trials=24,
+            max_trials=36,
             fixed={"epochs": 6, "time_stride": 2, "batch_size": 128},
             doc="minutes on two cores: 6 epochs, every second time step, at most 48 wide and "
             "2 layers; people and signals are the real ones",
