@@ -19,7 +19,7 @@ MAX_TRIALS = 20
 LAUNCH = [
     "launch", "--study", STUDY, "--data", "har", "--epochs", "2", "--max-trials", str(MAX_TRIALS),
     "--fix", "num_layers=2", "--fix", "window_size=16", "--fix", "num_heads=6",
-    "--fix", "head_size=8",
+    "--fix", "head_size=8", "--pruner", "none",
 ]  # fmt: skip
 
 
