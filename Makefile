@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP_TORCH_INDEX = $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
 .DEFAULT_GOAL := help
-.PHONY: help check-machine install search test test-compose chaos secrets lint format bench bench-queue clean
+.PHONY: help check-machine install search test test-compose chaos secrets lint format bench bench-queue bench-search clean
 
 help: check-machine
 	@echo 'make install   set up .venv with everything, pinned'
@@ -18,6 +18,7 @@ help: check-machine
 	@echo 'make lint      ruff, mypy, import-linter'
 	@echo 'make bench     speed against torch.nn.LSTM'
 	@echo 'make bench-queue  speed of the queue'
+	@echo 'make bench-search  is the search any good: against Hyperopt, Optuna, random search'
 	@echo 'make chaos     break everything for ten minutes: nothing may be lost'
 
 # What pip cannot bring: Python with venv, and the two system libraries of the bundled mongod.
@@ -80,6 +81,9 @@ bench: $(STAMP)
 
 bench-queue: $(STAMP)
 	$(BIN)/python -m benchmarks.queue
+
+bench-search: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search.compare
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos

@@ -1,0 +1,193 @@
+"""What the courses say: the tables of README.md and the figure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.stats import wilcoxon
+
+from benchmarks.search import problems
+from search.plot_style import styled
+from search.plots import save_figure
+
+HERE = Path(__file__).parent
+NAMES = {
+    "random": "random search",
+    "fmin": "Hyperopt's fmin",
+    "optuna": "Optuna's TPE",
+    "ours-1": "larnn-search, 1 worker",
+    "ours-8": "larnn-search, 8 workers",
+    "asha-1": "with asha, 1 worker",
+    "asha-8": "with asha, 8 workers",
+}
+COLORS = {
+    "random": "#999999",
+    "fmin": "#E69F00",
+    "optuna": "#009E73",
+    "ours-1": "#56B4E9",
+    "ours-8": "#0072B2",
+    "asha-1": "#CC79A7",
+    "asha-8": "#D55E00",
+}
+BUDGETS = (30, 50, 100)
+
+
+def write_tables(courses: Path, trials: int) -> None:
+    """Put the tables between the marks in README.md, and draw the figure beside it."""
+    frame = pd.read_csv(courses)
+    told = "\n\n".join([_versions(frame), _best(frame), _against_fmin(frame), _epochs(frame)])
+    readme = HERE / "README.md"
+    marked = re.compile(r"(?<=<!-- tables -->\n).*(?=\n<!-- end -->)", re.DOTALL)
+    readme.write_text(marked.sub(lambda _: told, readme.read_text(encoding="utf-8")))
+    save_figure(draw(frame, trials), HERE / "compare.png")
+
+
+def _versions(frame: pd.DataFrame) -> str:
+    made_by = ("hyperopt", "optuna", "scikit-learn", "numpy")
+    told = ", ".join(f"{name} {version(name)}" for name in made_by)
+    return f"Seeds 0 to {frame['seed'].max()}; {told}."
+
+
+def best_after(frame: pd.DataFrame, budget: float, by: str = "trials") -> pd.Series[float]:
+    """Least loss within a budget, by problem, contender and seed."""
+    within = frame[frame[by] <= budget]
+    return within.groupby(["problem", "contender", "seed"], sort=False)["best"].min()
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ruler, *rows))
+
+
+def _best(frame: pd.DataFrame) -> str:
+    best = best_after(frame, 100)
+    rows = []
+    for name in _problems(frame):
+        cells = [best[name][c] for c in NAMES if c in best[name] and not c.startswith("asha")]
+        shown = (
+            f"{c.median():.4g} ({c.quantile(0.25):.4g} to {c.quantile(0.75):.4g})" for c in cells
+        )
+        rows.append([name, *shown])
+    head = ["best loss after 100 trials", *(NAMES[c] for c in NAMES if not c.startswith("asha"))]
+    return _markdown(head, rows)
+
+
+def _against_fmin(frame: pd.DataFrame) -> str:
+    """How often 8 workers are better than the serial search, and the chance that they are worse."""
+    rows = []
+    for name in [*_problems(frame), "all"]:
+        row = [name]
+        for budget in BUDGETS:
+            best = best_after(frame, budget)
+            names = _problems(frame) if name == "all" else [name]
+            shares = [_better(best[n]["ours-8"], best[n]["fmin"]) for n in names]
+            share = np.concatenate(shares)
+            low, high = _interval(share)
+            row.append(f"{share.mean():.2f} ({low:.2f} to {high:.2f})")
+            if name == "all":
+                row.append("")
+            else:
+                ours, theirs = best[name]["ours-8"].align(best[name]["fmin"], join="inner")
+                row.append(f"{wilcoxon(ours - theirs, alternative='greater').pvalue:.2f}")
+        rows.append(row)
+    head = ["8 workers against fmin"]
+    for budget in BUDGETS:
+        head += [f"better, {budget} trials", "p (worse)"]
+    return _markdown(head, rows)
+
+
+def _better(ours: pd.Series[float], theirs: pd.Series[float]) -> np.ndarray:
+    """1 where ours is better, a half where equal, by seed."""
+    ours, theirs = ours.align(theirs, join="inner")
+    return ((ours < theirs) + 0.5 * (ours == theirs)).to_numpy()
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap, 95 %, of the mean."""
+    draws = np.random.default_rng(0).choice(values, (4000, len(values))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _epochs(frame: pd.DataFrame) -> str:
+    """Epochs until random search's typical best is reached, as a share of what that took."""
+    rows = []
+    for name in _problems(frame):
+        if name not in problems.SETS:
+            continue
+        of_random = frame[(frame["problem"] == name) & (frame["contender"] == "random")]
+        budget = int(of_random["epochs"].max())
+        target = float(of_random.groupby("seed")["best"].min().median())
+        row = [name, f"{target:.4g}"]
+        for contender in ("fmin", "ours-8", "asha-1", "asha-8"):
+            of = frame[(frame["problem"] == name) & (frame["contender"] == contender)]
+            reached = of[of["best"] <= target].groupby("seed")["epochs"].min()
+            shares = reached.reindex(of["seed"].unique(), fill_value=np.inf) / budget
+            low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75], method="nearest")
+            row.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        rows.append(row)
+    columns = (NAMES[c] for c in ("fmin", "ours-8", "asha-1", "asha-8"))
+    return _markdown(["share of random search's epochs to its best", "best", *columns], rows)
+
+
+def _problems(frame: pd.DataFrame) -> list[str]:
+    return [name for name in problems.NAMES if name in set(frame["problem"])]
+
+
+# -- the figure ------------------------------------------------------------------------------------
+
+
+@styled
+def draw(frame: pd.DataFrame, trials: int) -> Figure:
+    """Median and quartiles over seeds: all problems by trials, those with epochs also by epochs."""
+    names = _problems(frame)
+    sets = [name for name in names if name in problems.SETS]
+    figure = Figure(figsize=(12.0, 10.5))
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(3, 3, squeeze=False)
+    whole = [c for c in NAMES if not c.startswith("asha")]
+    for axes, name in zip(grid.flat, names, strict=False):
+        _panel(axes, frame[frame["problem"] == name], whole, "trials", trials)
+        axes.set_title(name)
+    for axes, name in zip(grid[2], sets, strict=False):
+        of = frame[frame["problem"] == name]
+        shown = ["random", "fmin", "asha-1", "asha-8"]
+        _panel(axes, of, shown, "epochs", int(of["epochs"].max()))
+        axes.set_title(f"{name}, pruned")
+    handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _panel(
+    axes: Axes, frame: pd.DataFrame, contenders: Iterable[str], by: str, budget: int
+) -> None:
+    steps = np.unique(np.linspace(budget / 20, budget, 60).astype(int))
+    least = problems.load(frame["problem"].iloc[0]).least
+    for contender in contenders:
+        of = frame[frame["contender"] == contender]
+        if of.empty:
+            continue
+        end = of[by].max()
+        shown = steps[steps <= end]
+        losses = np.array(
+            [
+                [np.min(one["best"][one[by] <= step], initial=np.inf) for step in shown]
+                for _, one in of.groupby("seed")
+            ]
+        )
+        low, middle, high = np.quantile(losses - least, [0.25, 0.5, 0.75], axis=0, method="nearest")
+        color = COLORS[contender]
+        axes.plot(shown, middle, color=color, lw=1.8, label=NAMES[contender])
+        axes.fill_between(shown, low, high, color=color, alpha=0.12, lw=0)
+    axes.set_yscale("log")
+    axes.set_xlabel(by)
+    axes.set_ylabel("best loss above the minimum" if least else "best validation loss")
