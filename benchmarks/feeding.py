@@ -75,7 +75,7 @@ def work(store: MongoStore, study: str, number: int, over: threading.Event) -> N
             store.beat_worker(me)
         trial = store.reserve(study, me.name, me.host, uuid.uuid4().hex)
         if trial is None:
-            over.wait(0.01)
+            over.wait(0.1)
             continue
         loss = abs(math.log(trial.params["learning_rate"] / 0.01)) + trial.params["dropout"]
         reports = [Report(step, loss + 1 / step, {"accuracy": 0.5}) for step in range(1, EPOCHS)]
