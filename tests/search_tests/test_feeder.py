@@ -402,7 +402,7 @@ def test_a_deleted_study_ends_its_feeder_with_an_error() -> None:
 
 
 def test_cutoffs_of_the_pruner_are_published() -> None:
-    bench = Bench(max_trials=50, pruner={"name": "asha", "warmup_trials": 3})
+    bench = Bench(max_trials=50, pruner={"name": "asha", "reduction_factor": 3, "warmup_trials": 3})
     for loss in (1.0, 2.0, 3.0):
         bench.step()
         trial = bench.reserve()

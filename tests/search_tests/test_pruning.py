@@ -16,7 +16,7 @@ def curves(*ends: float, steps: int = 9) -> list[Curve]:
 
 def test_successive_halving_cuts_at_rungs_and_lets_the_best_third_go_on() -> None:
     nine = curves(*range(1, 10))
-    cutoffs = SuccessiveHalving().cutoffs(nine)
+    cutoffs = SuccessiveHalving(reduction_factor=3).cutoffs(nine)
     assert list(cutoffs) == [1, 3]  # 9 is the last step: nothing is left to save
     for step, cutoff in cutoffs.items():
         assert [curve[step] > cutoff for curve in nine] == [False] * 3 + [True] * 6
@@ -58,9 +58,9 @@ def test_a_trial_as_good_as_the_best_one_was_is_never_given_up(
 @pytest.mark.parametrize("rule", [SuccessiveHalving(), Median(warmup_steps=0)])
 def test_trials_are_judged_by_their_best_step_so_far(rule: SuccessiveHalving | Median) -> None:
     falling = curves(*range(1, 10))
-    shaken = [{**curve, 3: 50.0} for curve in falling]
-    held = [{**curve, 3: curve[2]} for curve in falling]
-    assert rule.cutoffs(shaken)[3] == rule.cutoffs(held)[3] < 50.0
+    shaken = [{**curve, 4: 50.0} for curve in falling]
+    held = [{**curve, 4: curve[3]} for curve in falling]
+    assert rule.cutoffs(shaken)[4] == rule.cutoffs(held)[4] < 50.0
 
 
 @pytest.mark.parametrize("rule", [SuccessiveHalving(), Median(warmup_steps=0)])
