@@ -13,6 +13,7 @@ from model import fused
 from model.attention import ACTIVATIONS, Window, attend, positional_features
 from model.config import ModelConfig
 from model.gates import Gates
+from model.linear import StepLinear
 from model.norm import Normalise, Span, make_norm
 
 
@@ -198,18 +199,18 @@ def run_sequence(
         look_back = _look_back(config, weights, norms, queue, absent, len(inputs))
     else:
         look_back = _look_back_by_age(config, weights, weights.position, norms, queue, absent)
-    hidden_matrix, attended_matrix = weights.hidden.t(), weights.attended.t()
-    gates_matrix = weights.attention_gates.t()
-    from_input = F.linear(inputs, weights.input, weights.bias).unbind(0)  # T x [B, 5H]
+    both = torch.cat([weights.input, weights.hidden], dim=1)  # [5H, I + H]
+    from_both = StepLinear(both, weights.bias, H, 4 * H)
+    from_mixed = StepLinear(weights.attended, weights.attended_bias, H)
+    from_attention = StepLinear(weights.attention_gates, None, 4 * H)
     kept = keep.unbind(0) if keep is not None else None
     cell, hiddens, cells, looks = queue[-1], [], [], []
-    for step, projected in enumerate(from_input):
-        projected = torch.addmm(projected, hidden, hidden_matrix)
-        query, gates = torch.split(projected, [H, 4 * H], dim=1)
+    for step, x in enumerate(inputs.unbind(0)):
+        query, gates = from_both(torch.cat([x, hidden], dim=1))
         mixed, look = look_back(query, cell, step)
-        attention = F.elu(torch.addmm(weights.attended_bias, mixed, attended_matrix))
-        gates = torch.addmm(gates, norms.attention(attention, step), gates_matrix)
-        cell, output = Gates.apply(gates, cell)  # type: ignore[no-untyped-call]  # torch
+        attention = norms.attention(F.elu(*from_mixed(mixed)), step)
+        (into_gates,) = from_attention(attention)
+        cell, output = Gates.apply(gates, into_gates, cell)  # type: ignore[no-untyped-call]  # torch
         cell = norms.cell(cell, step)
         hidden = norms.hidden(output * F.elu(cell), step)
         if kept is not None:
@@ -235,15 +236,12 @@ def _look_back(
 ) -> LookBack:
     """Project each cell once, when it enters the queue."""
     activation = ACTIVATIONS[config.attention_activation]
-    matrix = weights.memory.t()
+    H = config.units
+    from_cell = StepLinear(weights.memory, weights.memory_bias, H, H)
 
     def project(cell: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        if weights.memory_bias is None:
-            memory = torch.mm(cell, matrix)
-        else:
-            memory = torch.addmm(weights.memory_bias, cell, matrix)
-        key, value = activation(memory).chunk(2, dim=1)
-        return norms.key(key, step), norms.value(value, step)
+        key, value = from_cell(cell)
+        return norms.key(activation(key), step), norms.value(activation(value), step)
 
     rows = len(queue)
     known = [project(cell, row + 1 - rows) for row, cell in enumerate(queue.unbind(0))]

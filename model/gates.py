@@ -13,28 +13,31 @@ class Gates(torch.autograd.Function):
     """``i * u + c * f`` and ``o`` from the gates' inputs, in the order i, f, u, o."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """From ``[B, 4H]`` and the cell ``[B, H]`` to the cell before its norm, and ``o``."""
+    def forward(
+        ctx: Any, gates: Tensor, from_attention: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From two summands ``[B, 4H]`` and the cell ``[B, H]`` to the cell before norm, and o."""
         H = cell.shape[1]
-        candidate = gates[:, :H].tanh()
-        opened = gates[:, H:].sigmoid()
-        forget, update, output = opened.chunk(3, dim=1)
-        ctx.save_for_backward(candidate, opened, cell)
+        opened = gates + from_attention
+        opened[:, :H].tanh_()
+        opened[:, H:].sigmoid_()
+        candidate, forget, update, output = opened.chunk(4, dim=1)
+        ctx.save_for_backward(opened, cell)
         return torch.addcmul(candidate * update, cell, forget), output.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, new_cell: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of both inputs."""
-        candidate, opened, cell = ctx.saved_tensors
+    def backward(ctx: Any, new_cell: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the three inputs."""
+        opened, cell = ctx.saved_tensors
         H = cell.shape[1]
-        forget, update, _ = opened.chunk(3, dim=1)
-        gates = opened.new_empty(len(cell), 4 * H)
+        candidate, forget, update, _ = opened.chunk(4, dim=1)
+        gates = torch.empty_like(opened)
         into_candidate, into_forget, into_update, into_output = gates.chunk(4, dim=1)
         torch.mul(new_cell, update, out=into_candidate)
         torch.mul(new_cell, cell, out=into_forget)
         torch.mul(new_cell, candidate, out=into_update)
         into_output.copy_(output)
         into_candidate.addcmul_(into_candidate, candidate.square(), value=-1)
-        gates[:, H:].mul_(opened).mul_(1 - opened)
-        return gates, new_cell * forget
+        gates[:, H:].mul_(opened[:, H:]).mul_(1 - opened[:, H:])
+        return gates, gates, new_cell * forget
