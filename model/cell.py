@@ -208,7 +208,8 @@ def run_sequence(
     for step, x in enumerate(inputs.unbind(0)):
         query, gates = from_both(torch.cat([x, hidden], dim=1))
         mixed, look = look_back(query, cell, step)
-        attention = norms.attention(F.elu(*from_mixed(mixed)), step)
+        (attended,) = from_mixed(mixed)
+        attention = norms.attention(F.elu(attended), step)
         (into_gates,) = from_attention(attention)
         cell, output = Gates.apply(gates, into_gates, cell)  # type: ignore[no-untyped-call]  # torch
         cell = norms.cell(cell, step)

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 BLOCK = 8  # time steps whose share of a gradient is computed at once; they stay in the cache
-ONEDNN = torch.backends.mkldnn.is_available()
+ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch
 
 
 def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -53,7 +53,7 @@ class StepLinear:
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Apply it to one step's ``[B, I]``; gives the parts, ``[B, size]`` each."""
         if self._plain:
-            return F.linear(x, self._weight, self._bias).split(self._sizes, dim=1)
+            return torch.split(F.linear(x, self._weight, self._bias), list(self._sizes), dim=1)
         *parts, self._token = _Step.apply(x, self._token, self._sums, self._sizes)  # type: ignore[no-untyped-call]  # torch
         return tuple(parts)
 
@@ -135,7 +135,7 @@ class _Step(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.sums, ctx.sizes = sums, sizes
         result = product(x, sums.matrix, sums.bias)
-        return *result.split(sizes, dim=1), token.new_zeros(())
+        return *torch.split(result, list(sizes), dim=1), token.new_zeros(())
 
     @staticmethod
     @once_differentiable
