@@ -1,6 +1,6 @@
 """Is the search any good? Best loss against budget, beside other searches.
 
-    python -m benchmarks.search.compare [--seeds 40] [--problem NAME ...] [--contender NAME ...]
+    python -m benchmarks.search.compare [--seeds 30] [--problem NAME ...] [--contender NAME ...]
 
 Writes `courses.csv` (a row for each improvement of each search), `compare.png` and the tables in
 `README.md`; with ``--tables`` only the latter two, from the courses that are there.
@@ -48,7 +48,7 @@ def search(case: Case) -> tuple[Case, list[Point]]:
 def main() -> None:
     """Search, write courses, tables and figure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search.compare")
-    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--problem", choices=problems.NAMES, action="append")
     parser.add_argument("--contender", choices=CONTENDERS, action="append")
     parser.add_argument("--processes", type=int, default=os.cpu_count())

@@ -33,8 +33,6 @@ class Problem:
     seconds: Callable[[Params], float]
     """How long a trial takes, beside chance."""
     epochs: int = 1
-    least: float = 0.0
-    """What is taken off the loss in figures: the known minimum."""
 
 
 class Surrogate:
@@ -150,10 +148,11 @@ _TREE = Space(
     ),
 )
 _FUNCTIONS = {
-    "branin": (_BRANIN, branin, 0.397887),
-    "hartmann6": (_HARTMANN, hartmann6, -3.32237),
-    "tree": (_TREE, tree, 0.1),
+    "branin": (_BRANIN, branin),
+    "hartmann6": (_HARTMANN, hartmann6),
+    "tree": (_TREE, tree),
 }
+MINIMA = {"branin": 0.397887, "hartmann6": -3.32237, "tree": 0.1}
 NAMES = (*SETS, *_FUNCTIONS)
 
 
@@ -164,5 +163,5 @@ def load(name: str) -> Problem:
         surrogate = Surrogate(name)
         space = resolve(str(SPACE_FILE))
         return Problem(name, space, surrogate.curve, surrogate.seconds, EPOCHS)
-    space, function, least = _FUNCTIONS[name]
-    return Problem(name, space, lambda params: [function(params)], lambda _: 600.0, least=least)
+    space, function = _FUNCTIONS[name]
+    return Problem(name, space, lambda params: [function(params)], lambda _: 600.0)

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from scipy.stats import wilcoxon
 
 from benchmarks.search import problems
@@ -43,7 +44,10 @@ BUDGETS = (30, 50, 100)
 def write_tables(courses: Path, trials: int) -> None:
     """Put the tables between the marks in README.md, and draw the figure beside it."""
     frame = pd.read_csv(courses)
-    told = "\n\n".join([_versions(frame), _best(frame), _against_fmin(frame), _epochs(frame)])
+    tables = [_best(frame), _epochs(frame)]
+    if {"fmin", "ours-8"} <= set(frame["contender"]):
+        tables.insert(1, _against_fmin(frame))
+    told = "\n\n".join([_versions(frame), *tables])
     readme = HERE / "README.md"
     marked = re.compile(r"(?<=<!-- tables -->\n).*(?=\n<!-- end -->)", re.DOTALL)
     readme.write_text(marked.sub(lambda _: told, readme.read_text(encoding="utf-8")))
@@ -129,10 +133,13 @@ def _epochs(frame: pd.DataFrame) -> str:
         row = [name, f"{target:.4g}"]
         for contender in ("fmin", "ours-8", "asha-1", "asha-8"):
             of = frame[(frame["problem"] == name) & (frame["contender"] == contender)]
+            if of.empty:
+                row.append("-")
+                continue
             reached = of[of["best"] <= target].groupby("seed")["epochs"].min()
             shares = reached.reindex(of["seed"].unique(), fill_value=np.inf) / budget
             low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75], method="nearest")
-            row.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            row.append(f"{middle:.2f} ({low:.2f} to {high:.2f})".replace("inf", "never"))
         rows.append(row)
     columns = (NAMES[c] for c in ("fmin", "ours-8", "asha-1", "asha-8"))
     return _markdown(["share of random search's epochs to its best", "best", *columns], rows)
@@ -171,23 +178,35 @@ def _panel(
     axes: Axes, frame: pd.DataFrame, contenders: Iterable[str], by: str, budget: int
 ) -> None:
     steps = np.unique(np.linspace(budget / 20, budget, 60).astype(int))
-    least = problems.load(frame["problem"].iloc[0]).least
+    least = problems.MINIMA.get(frame["problem"].iloc[0])
     for contender in contenders:
         of = frame[frame["contender"] == contender]
         if of.empty:
             continue
         end = of[by].max()
         shown = steps[steps <= end]
-        losses = np.array(
-            [
-                [np.min(one["best"][one[by] <= step], initial=np.inf) for step in shown]
-                for _, one in of.groupby("seed")
-            ]
+        losses = np.array([_course(one, by, shown) for _, one in of.groupby("seed")])
+        low, middle, high = np.quantile(
+            losses - (least or 0.0), [0.25, 0.5, 0.75], axis=0, method="nearest"
         )
-        low, middle, high = np.quantile(losses - least, [0.25, 0.5, 0.75], axis=0, method="nearest")
         color = COLORS[contender]
         axes.plot(shown, middle, color=color, lw=1.8, label=NAMES[contender])
         axes.fill_between(shown, low, high, color=color, alpha=0.12, lw=0)
-    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if low <= 0 or high > 10 * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_minor_label))
     axes.set_xlabel(by)
     axes.set_ylabel("best loss above the minimum" if least else "best validation loss")
+
+
+def _minor_label(value: float, _: int | None) -> str:
+    """Twos and fives only, so that labels do not crowd."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+
+def _course(one: pd.DataFrame, by: str, steps: np.ndarray) -> np.ndarray:
+    """Best loss of one search after each of ``steps``; infinite before its first trial ended."""
+    at = np.searchsorted(one[by].to_numpy(), steps, side="right")
+    return np.concatenate([[np.inf], one["best"].to_numpy()])[at]
