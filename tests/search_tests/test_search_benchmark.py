@@ -47,7 +47,7 @@ def test_a_pruned_search_counts_every_epoch_and_tries_more_trials():
     )
     course = Simulation(falling, 0, 20, workers=8, pruner="asha").run()
     assert 150 < course[-1].epochs < 200  # others still ran when the budget was used up
-    assert course[-1].trials > 30
+    assert course[-1].trials > 20  # as many as could have been trained to their ends
     assert course[-1].best < 20
 
 
