@@ -151,6 +151,7 @@ class TrainingConfig(Config):
         0.0, "share of the target spread over all classes", at_least=0, below=1
     )
     gradient_clip: float = number(1.0, "largest gradient norm; 0: no clipping", at_least=0)
+    keep: str = choice("best", "whose epoch's weights and loss count", "best", "last")
     patience: int = number(
         0,
         "epochs without improvement on validation people before the end; 0: run all epochs",
@@ -164,6 +165,14 @@ class TrainingConfig(Config):
         "float32", "arithmetic (mixed: bfloat16 or float16 on CUDA)", "float32", "mixed"
     )
     seed: int = number(0, "seed of weights, order and dropout", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep == "last" and self.patience:
+            raise ValueError(
+                "patience ends a training after its best epoch, keep 'last' wants all epochs: "
+                f"set patience 0 or keep 'best', got patience {self.patience}"
+            )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         decay_factor: float = _T.decay_factor,
         label_smoothing: float = _T.label_smoothing,
         gradient_clip: float = _T.gradient_clip,
+        keep: str = _T.keep,
         patience: int = _T.patience,
         class_weights: str = _T.class_weights,
         augmentation: str = _T.augmentation,

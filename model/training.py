@@ -60,10 +60,10 @@ class FitResult:
 
     history: tuple[Epoch, ...]
     best: Epoch | None
-    """Of lowest validation loss (the first, if several), or the last where nobody validates; None
-    before the first epoch ended."""
+    """The one that counts: of lowest validation loss (the first, if several); the last so far with
+    ``keep`` last or where nobody validates; None before the first epoch ended."""
     weights: bytes | None
-    """The best epoch's, with configuration and normalisation: see `model.evaluation`."""
+    """That epoch's, with configuration and normalisation: see `model.evaluation`."""
     stopped: str | None
     """The stop reason; None when the training ran to its end."""
     num_parameters: int
@@ -90,8 +90,8 @@ def fit(
 
     The best epoch is the one of lowest validation cross-entropy. It is also what a search should
     minimise: accuracy on some 1,800 windows moves in steps and ties, cross-entropy tells close
-    settings apart. Test people's values are not read. Where the data name no validation people
-    (settings and epochs were chosen before) the last epoch is kept.
+    settings apart. Test people's values are not read. With ``config.training.keep`` last, and where
+    the data name no validation people (settings were chosen before), the last epoch counts instead.
 
     Every random draw follows from ``config.training.seed``; the caller's generators stay untouched.
     On one CPU type, backend and number of threads the result is the same to the bit, also when the
@@ -297,7 +297,8 @@ class _Training:
                 "try a lower learning_rate or a gradient_clip"
             )
         self.history.append(epoch)
-        if self.best is None or self.validation is None or epoch.loss < self.best.loss:
+        takes_last = self.settings.keep == "last" or self.validation is None
+        if self.best is None or takes_last or epoch.loss < self.best.loss:
             self.best = epoch
             self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.batch, self.loss_sum, self.correct = 0, 0.0, 0

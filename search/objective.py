@@ -1,9 +1,9 @@
 """The objective of this project's searches: train one network on the data that `params` name.
 
 ``train_larnn`` works unchanged in a plain `hyperopt.fmin`, and on the service, which gives it a
-`TrialContext`. The loss is the validation people's cross-entropy in the best epoch (see
-`model.training.fit` for why); accuracy is recorded beside it. Importing this module imports torch:
-a worker's child does so before its first reservation, so that no trial waits for it.
+`TrialContext`. The loss is the validation people's cross-entropy in the epoch that counts (see
+`model.training.fit`); accuracy is recorded beside it. Importing this module imports torch: a
+worker's child does so before its first reservation, so that no trial waits for it.
 """
 
 from __future__ import annotations

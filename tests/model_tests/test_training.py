@@ -108,6 +108,26 @@ def test_with_nobody_to_validate_the_last_epoch_is_kept_and_the_training_is_the_
     assert [e.train_loss for e in result.history] == [e.train_loss for e in other.history]
 
 
+def test_the_last_epoch_counts_where_it_shall_and_the_training_is_the_same():
+    config = configure(epochs=6, learning_rate=0.05)
+    last = configure(epochs=6, learning_rate=0.05, keep="last")
+    result, other = train(last), train(config)
+    assert other.best != other.history[-1]  # or the test would show nothing
+    assert result.best == result.history[-1]
+    assert [e.loss for e in result.history] == [e.loss for e in other.history]
+    again = evaluate(result.weights, DATA, "validation", device="cpu")
+    assert again["loss"] == pytest.approx(result.best.validation_loss, abs=1e-12)
+    saved = []
+    train(last, save_checkpoint=saved.append)
+    for checkpoint in saved:
+        assert train(last, checkpoint=checkpoint) == result
+
+
+def test_patience_needs_a_best_epoch():
+    with pytest.raises(ValueError, match="set patience 0 or keep 'best', got patience 3"):
+        configure(patience=3, keep="last")
+
+
 def test_a_part_is_measured_person_by_person():
     result = train(configure(epochs=1))
     measured = evaluate(result.weights, DATA, "train", device="cpu")
@@ -274,7 +294,7 @@ CHANGES = {
     "augmentation": "jitter",
     "seed": 5,
 }
-ELSEWHERE = {"patience", "precision", "decay_every", "decay_factor"}  # have tests of their own
+ELSEWHERE = {"keep", "patience", "precision", "decay_every", "decay_factor"}  # have their own tests
 
 
 @pytest.mark.parametrize("name", CHANGES)
