@@ -1,0 +1,53 @@
+"""The study on `har` that results/har describes: its spaces, and its log of looks."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from model.config import TrialConfig
+from search.grid import grid
+from search.launch import Request, build_spec
+from search.space import Space, resolve
+
+STUDY = Path(__file__).parents[2] / "results" / "har"
+CELLS = ("larnn", "lstm", "bn-lstm")
+SHARED = {"learning_rate", "weight_decay", "dropout", "label_smoothing", "augmentation"}
+
+
+@pytest.mark.parametrize("cell", [*CELLS, "residual-bi-lstm"])
+def test_every_space_of_the_study_trains_its_cell_and_keeps_the_last_epoch(cell, monkeypatch):
+    monkeypatch.setattr("search.launch._data_fingerprint", lambda fixed, say: "same")
+    algorithm = "grid" if cell == "residual-bi-lstm" else "tpe"
+    space = str(STUDY / f"har-{cell}.toml")
+    spec = build_spec(Request(f"har-{cell}", space=space, algorithm=algorithm), print)
+    params = {**Space.from_dict(spec.space).example(), **spec.fixed}
+    config = TrialConfig.from_params(params)
+    assert (config.model.cell, config.training.keep) == (cell, "last")
+
+
+def test_the_searched_cells_have_the_same_training_rows_and_widths():
+    spaces = [resolve(str(STUDY / f"har-{cell}.toml")) for cell in CELLS]
+    shared = [{row.name: row for row in space.rows if row.name in SHARED} for space in spaces]
+    assert shared[0] == shared[1] == shared[2]
+    assert set(shared[0]) == SHARED
+    assert shared[0]["learning_rate"].bounds == (3e-4, 3e-2)
+    larnn, lstm, bn_lstm = spaces
+    ends = zip(larnn["num_heads"].bounds, larnn["head_size"].bounds, strict=True)
+    widths = tuple(heads * size for heads, size in ends)
+    assert widths == lstm["hidden_size"].bounds == bn_lstm["hidden_size"].bounds
+    assert larnn["num_layers"] == lstm["num_layers"] == bn_lstm["num_layers"]
+
+
+def test_the_published_network_varies_its_seed_only():
+    spec = resolve(str(STUDY / "har-residual-bi-lstm.toml"))
+    assert [row.name for row in spec.rows] == ["seed"]
+    assert len(grid(spec)) == 3
+
+
+def test_no_look_is_logged_twice():
+    with (STUDY / "test_log.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {f"{float(row['accuracy']):.4f}" for row in rows} >= {"0.9119", "0.9029", "0.8995"}
+    assert len({tuple(row.values()) for row in rows}) == len(rows)
+    assert all(row["note"] for row in rows)
