@@ -67,7 +67,7 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
     """What was searched, on what, for how long; name and value."""
     study, frame = data.study, data.frame
     counts = frame["state"].value_counts()
-    spent = float(frame["duration_s"].sum())
+    spent = 3600 * results.core_hours(study, data.trials)
     rows = [
         ("state", f"{study.state}" + (f": {study.message}" if study.message else "")),
         ("trials", ", ".join(f"{counts[s]} {s}" for s in map(str, TrialState) if s in counts)),

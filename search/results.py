@@ -57,6 +57,21 @@ def duration_s(trial: Trial) -> float | None:
     return (trial.finished_at - trial.started_at).total_seconds()
 
 
+def spent_s(trial: Trial) -> float:
+    """Seconds that a trial ran, all attempts together as far as they are known.
+
+    A resumed trial's training and reports count earlier attempts too, its latest attempt does not.
+    """
+    trained = trial.result.get("seconds")
+    known = [duration_s(trial), trained, *(report.seconds for report in trial.reports[-1:])]
+    return max((float(told) for told in known if isinstance(told, (int, float))), default=0.0)
+
+
+def core_hours(study: Study, trials: Iterable[Trial]) -> float:
+    """What trials (with their reports) cost: hours that they ran, times the threads of each."""
+    return sum(map(spent_s, trials)) * study.spec.threads / 3600
+
+
 def searched_settings(study: Study, trial: Trial) -> dict[str, Any]:
     """The searched part of a trial's params; where a space derives its own names, all not fixed."""
     searched = [row["name"] for row in study.spec.space.get("rows", ())]

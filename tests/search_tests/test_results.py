@@ -143,3 +143,20 @@ def test_importing_results_text_and_live_loads_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_core_hours_count_all_attempts_and_every_thread():
+    trial = next(trial for trial in sample_trials() if trial.reports)
+    started = trial.started_at
+    latest = {"started_at": started, "finished_at": started + timedelta(seconds=60)}
+    resumed = dataclasses.replace(trial, **latest, result={"seconds": 600.0}, reports=())
+    pruned = dataclasses.replace(
+        resumed, result={}, reports=(dataclasses.replace(trial.reports[0], seconds=1800.0),)
+    )
+    unreported = dataclasses.replace(resumed, result={})
+    waiting = dataclasses.replace(unreported, started_at=None, finished_at=None)
+    trials = [resumed, pruned, unreported, waiting]
+    assert [results.spent_s(trial) for trial in trials] == [600, 1800, 60, 0]
+    spec = dataclasses.replace(sample_study().spec, threads=2)
+    study = dataclasses.replace(sample_study(), spec=spec)
+    assert results.core_hours(study, trials) == pytest.approx(2 * 2460 / 3600)
