@@ -61,7 +61,7 @@ class Config:
         return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # as above
 
 
-_LARNN_ONLY = (
+LARNN_ONLY = (
     "num_heads",
     "head_size",
     "window_size",
@@ -71,6 +71,7 @@ _LARNN_ONLY = (
     "norm",
     "positional_encoding",
 )
+"""Settings that no other cell has a use for."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class ModelConfig(Config):
                 "hidden_size of a larnn follows from num_heads x head_size: set these, "
                 f"got hidden_size {self.hidden_size}"
             )
-        unused = () if self.cell == "larnn" else _LARNN_ONLY
+        unused = () if self.cell == "larnn" else LARNN_ONLY
         if self.cell == "residual-bi-lstm":
             unused = (*unused, "stacking")
         for name in unused:

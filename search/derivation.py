@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,42 @@ def _multiply_heads(params: dict[str, Any], space: Space) -> dict[str, Any]:
     return {**params, "hidden_size": float(min(max(hidden, low), high))}
 
 
+SETTINGS = "settings"
+"""The row of a space whose choices are `named_settings`."""
+
+
+def named_settings(label: str, settings: Mapping[str, Any]) -> str:
+    """Several settings under one name, as one choice of a row."""
+    return json.dumps({label: dict(settings)})
+
+
+def read_settings(choice: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings that `named_settings` put together."""
+    ((label, settings),) = json.loads(choice).items()
+    return label, settings
+
+
+def _unfold(sampled: dict[str, Any]) -> dict[str, Any]:
+    _, settings = read_settings(sampled.pop(SETTINGS))
+    return {**sampled, **settings}
+
+
+def _fold(params: dict[str, Any], space: Space) -> dict[str, Any]:
+    choices = [(choice, read_settings(str(choice))[1]) for choice in space[SETTINGS].choices]
+    fitting = [pair for pair in choices if pair[1].items() <= params.items()]
+    if not fitting:
+        raise KeyError(SETTINGS)
+    choice, settings = max(fitting, key=lambda pair: len(pair[1]))  # one may be part of another
+    rest = {name: value for name, value in params.items() if name not in settings}
+    return {**rest, SETTINGS: choice}
+
+
+TOGETHER = "settings_together"
 DERIVATIONS: Mapping[str, Derivation] = {
     "head_size_from_hidden_size": Derivation(
         "head_size = max(1, round(hidden_size / num_heads)), as the paper's search did",
         _divide_hidden,
         _multiply_heads,
-    )
+    ),
+    TOGETHER: Derivation("one choice stands for several settings", _unfold, _fold),
 }

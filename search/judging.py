@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from model.data import DataError, Dataset
 from model.evaluation import evaluate
 from model.training import DivergedError
-from search.final import FOLD, TEST
+from search.final import FOLD, SOURCE, TEST
 from search.objective import config_of, data_of_study, fit_trial, load_data, origin, outcome
 from trials.objective import TrialContext
 
@@ -30,22 +30,24 @@ def train_and_judge(
     Args:
         params: Flat settings, as `TrialConfig.from_params` takes them, and ``judged``: ``test``
             (trained on training and validation people) or ``fold 3 of 10`` (trained on the people
-            of the nine other folds, test people included).
+            of the nine other folds, test people included). ``settings_of`` is for people only.
         context: As for `search.objective.train_larnn`.
 
     Returns:
         ``{"loss", "accuracy", "people": {person: [correct, sequences]}, "confusion", ...}``, all of
-        the judged people.
+        the judged people; ``validation_people`` are those by whom the search chose its settings.
 
     Raises:
         ValueError: As `train_larnn`, or if ``judged`` is written otherwise.
         TrialRefusedError: As `train_larnn`.
     """
-    settings = dict(params)
+    settings = {name: value for name, value in params.items() if name != SOURCE}
     judged = settings.pop("judged", TEST)
     config = config_of(settings, context)
     data = load_data(config) if context is None else data_of_study(config, context.requirements)
-    told = {"judged": judged, **origin(config, data)}
+    chose = () if data.person is None else data.split["validation"]
+    told = {"judged": judged, "validation_people": [str(who) for who in chose]}
+    told |= origin(config, data)
     data = data.resplit(split_for(data, judged))
     try:
         result = fit_trial(config, data, context)

@@ -1,11 +1,9 @@
-"""Commands that follow a search: final, summary, looks."""
+"""Commands that follow a search: rank, ablate, final, summary, looks."""
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,63 +19,111 @@ from search.options import (
     opened,
     option,
     read_data,
+    together,
 )
 
 if TYPE_CHECKING:
+    from search.source import StudyData
+    from trials.store import TrialStore
     from trials.study import StudySpec
+    from trials.trial import Trial
+
+SEEDS_OF_TEST, SEEDS_OF_FOLD = 5, 3
+study_argument = click.argument("study", metavar="STUDY|FILE.jsonl")
+trial_option = option("--trial", type=click.IntRange(min=0), help="Another trial than the best.")
+carrying_options = together(
+    workers_option, device_option, backend_option, output_option, mongo_option, json_option
+)
 
 
 @click.command()
-@click.argument("study")
+@study_argument
+@option("--best", type=click.IntRange(min=2), default=5, help="How many settings.")
+@option("--seeds", type=click.IntRange(min=2), default=3, help="Trainings of each.")
+@carrying_options
+def rank(study: str, best: int, seeds: int, mongo: str | None, as_json: bool, **where: Any) -> None:
+    """Train a search's best settings again with other seeds, on the same people.
+
+    The best of many trials is partly the luckiest. The trainings are trials of a new study,
+    STUDY-rank; `final STUDY-rank` judges the settings of the best mean.
+    """
+    from search.again import ranking_spec
+
+    with opened(mongo) as store:
+        with mistakes():
+            data = _search(store, study)
+            spec = ranking_spec(data, count=best, seeds=seeds)
+        _say_cost(spec, data, data.best)
+        _train(store, spec, as_json, mongo=mongo, **where)
+
+
+@click.command()
+@study_argument
+@click.option("--change", "changes", multiple=True, required=True, metavar="NAME=VALUE",
+              help="Train with this changed; may be repeated.")  # fmt: skip
+@option("--seeds", type=click.IntRange(min=2), default=3, help="Trainings of each.")
+@trial_option
+@carrying_options
+def ablate(
+    study: str, changes: tuple[str, ...], seeds: int, trial: int | None, mongo: str | None,
+    as_json: bool, **where: Any,
+) -> None:  # fmt: skip
+    """Train a search's winner with one thing changed at a time, on the same people.
+
+    The trainings are trials of a new study, STUDY-ablation. With --change cell=lstm the width
+    stays and what only a LARNN has is dropped: that is no attention.
+    """
+    from search.again import ablation_spec
+    from search.final import winner
+
+    with opened(mongo) as store:
+        with mistakes():
+            data = _search(store, study)
+            chosen = winner(data, trial)
+            spec = ablation_spec(data.study, chosen, changes, seeds=seeds, say=_say)
+        _say_cost(spec, data, chosen)
+        _train(store, spec, as_json, mongo=mongo, **where)
+
+
+@click.command()
+@study_argument
 @option(
     "--seeds",
     type=click.IntRange(min=1),
-    help="Trainings (of each fold), each with a seed of its own; none: 5, or 1 of each fold.",
+    help=f"Trainings, each with a seed of its own; none: {SEEDS_OF_TEST}, or {SEEDS_OF_FOLD} of "
+    "each fold.",
 )
 @option(
     "--folds",
     type=click.IntRange(min=2),
     help="Cross-validate over all people; none: judge on the test people.",
 )
-@option("--trial", type=click.IntRange(min=0), help="Another trial than the best.")
-@workers_option
-@device_option
-@backend_option
-@output_option
-@mongo_option
-@json_option
+@trial_option
+@carrying_options
 def final(
-    study: str, seeds: int | None, folds: int | None, trial: int | None, workers: int, device: str,
-    output: Path, mongo: str | None, as_json: bool,
-) -> int:  # fmt: skip
-    """Train a search's winner again and judge it on people it never used.
+    study: str, seeds: int | None, folds: int | None, trial: int | None, mongo: str | None,
+    as_json: bool, **where: Any,
+) -> None:  # fmt: skip
+    """Train a finished search's winner again and judge it on people it never used.
 
-    Without --folds it trains on training and validation people, and each training is one logged
-    look at the test people. The trainings are trials of a new study, STUDY-test or STUDY-folds:
-    Ctrl-C stops it, the same command resumes, and workers elsewhere help.
+    Without --folds it trains on training and validation people, and each training is one look at
+    the test people (see `looks`). The trainings are trials of a new study, STUDY-test or
+    STUDY-folds: Ctrl-C stops it, the same command resumes, and workers elsewhere help.
     """
     from search import final as finals
-    from search.results import to_plain
-    from search.source import from_store
-    from trials.devices import detect_slots
 
-    detect_slots(device=device)
     with opened(mongo) as store:
         with mistakes():
-            chosen = finals.winner(store, study, trial)
-            count = seeds or (1 if folds else 5)
-            spec = finals.final_spec(store.get_study(study), chosen, seeds=count, folds=folds)
+            data = _search(store, study)
+            chosen = finals.winner(data, trial)
+            count = seeds or (SEEDS_OF_FOLD if folds else SEEDS_OF_TEST)
+            spec = finals.final_spec(data.study, chosen, seeds=count, folds=folds)
             _check_people(spec, folds)
-        made = store.create_study(spec)
-        folder = output / made.name
-        carry_out(store, made, folder, workers=workers, device=device, ahead=None, mongo=mongo)
-        finals.log_looks(store, made.name)
-        told = finals.summary([from_store(store, study), from_store(store, made.name)])
-    if as_json:
-        click.echo(json.dumps(to_plain(told)))  # the last line, as of `run --json`
-    else:
-        _print(told)
-    return 0
+        if chosen.params.get("keep") != "last":
+            _say(f"Study {data.study.name} chose by each trial's best epoch, a final judges the "
+                 "last: search with --fix keep=last for a choice that carries over")  # fmt: skip
+        _say_cost(spec, data, chosen)
+        _train(store, spec, as_json, mongo=mongo, **where)
 
 
 @click.command()
@@ -85,70 +131,95 @@ def final(
 @mongo_option
 @json_option
 def summary(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
-    """Sum up searches and their finals by cell, with the differences between cells."""
-    from search import final as finals
-    from search.commands.reading import print_json
-    from search.results import to_plain
-
-    told = finals.summary([read_data(study, mongo) for study in studies])
-    if as_json:
-        print_json(to_plain(told))
-    else:
-        _print(told)
+    """Sum up searches, rankings, ablations and finals, with the differences between searches."""
+    with mistakes():
+        _show([read_data(study, mongo) for study in studies], as_json, indent=2)
 
 
 @click.command()
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY|FILE.jsonl...")
+@click.option(
+    "--append",
+    "log",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+    help="Add them to this log instead, unless it has them.",
+)
 @mongo_option
-def looks(studies: tuple[str, ...], mongo: str | None) -> None:
+def looks(studies: tuple[str, ...], log: Path | None, mongo: str | None) -> None:
     """List every look that these studies took at the test people, as CSV."""
-    from search import final as finals
-    from search.results import to_plain
+    from search import looks as taken
 
-    rows = finals.looks([read_data(study, mongo) for study in studies])
-    columns = ("at", "study", "number", "judged", "seed", "sequences", "accuracy")
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(to_plain(row) for row in rows)
+    rows = taken.looks([read_data(study, mongo) for study in studies])
+    if log is None:
+        click.echo(taken.as_csv(rows), nl=False)
+        return
+    with mistakes():
+        click.echo(f"{log}: {taken.append(log, rows)} looks added, of {len(rows)}")
+
+
+COMMANDS = (rank, ablate, final, summary, looks)
+
+
+def _search(store: TrialStore, study: str) -> StudyData:
+    """A finished search, of the database or of an exported file.
+
+    Raises:
+        ValueError: If it is not finished.
+    """
+    from search import source
+    from search.final import check_finished
+
+    is_file = source.is_file(study)
+    data = source.from_file(Path(study)) if is_file else source.from_store(store, study)
+    check_finished(data)
+    return data
 
 
 def _check_people(spec: StudySpec, folds: int | None) -> None:
     """Refuse folds that the data are too small for, before trials fail over it."""
-    from search.final import FOLD, TEST
+    from search.final import FOLD, SOURCE, TEST
     from search.judging import split_for
     from search.objective import config_of, load_data
 
-    settings = {name: value for name, value in spec.fixed.items() if name != "judged"}
+    own = ("judged", SOURCE)
+    settings = {name: value for name, value in spec.fixed.items() if name not in own}
     data = load_data(config_of(settings, None))
     split_for(data, FOLD.format(number=folds, folds=folds) if folds else TEST)
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    """One row a cell and way of judging, then the differences."""
-    from rich.text import Text
-
-    from search.screens import accuracy, print_rich, table
-
-    made = table("cell", "judged on", ">trainings", ">accuracy [95 %]", ">parameters", ">epochs")
-    for cell, row in told["cells"].items():
-        for kind, people in (("test", "test people"), ("folds", "all people, in folds")):
-            if f"{kind}_accuracy_mean" not in row:
-                continue
-            mean = accuracy(row[f"{kind}_accuracy_mean"]) + _interval(row[f"{kind}_interval"])
-            runs = len(row[f"{kind}_accuracies"])
-            made.add_row(cell, people, str(runs), mean, str(row["parameters"]), str(row["epochs"]))
-    lines = [
-        f"{' over '.join(row['cells'])}, {row['people']} people ({row['judged']}): "
-        f"{100 * row['mean']:+.2f} points{_interval(row['interval'])}"
-        for row in told["differences"]
-        if row["mean"] is not None
-    ]
-    lines.append("Intervals: 95 %, bootstrap over people.")
-    print_rich(made, Text("\n".join(lines), style="dim"))
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else " [{:.2f}, {:.2f}]".format(*(100 * end for end in ends))
+def _say_cost(spec: StudySpec, data: StudyData, like: Trial | None) -> None:
+    """Tell what is coming, by how long a trial of the search took."""
+    from search.results import core_hours
+
+    hours = core_hours(data.study, [like] if like else []) * (spec.max_trials or 0)
+    _say(f"{spec.name}: {spec.max_trials} trainings, about {hours:.1f} core hours")
 
 
-COMMANDS = (final, summary, looks)
+def _train(
+    store: TrialStore, spec: StudySpec, as_json: bool, *, output: Path, **where: Any
+) -> None:
+    """Carry a study out and show what it says."""
+    from search.source import from_store
+    from trials.devices import detect_slots
+
+    detect_slots(device=where["device"])
+    made = store.create_study(spec)
+    carry_out(store, made, output / made.name, ahead=None, **where)
+    _show([from_store(store, made.name)], as_json)
+
+
+def _show(studies: Sequence[StudyData], as_json: bool, indent: int | None = None) -> None:
+    from search.results import to_plain
+    from search.summary import summary as summed
+    from search.summary_screen import print_summary
+
+    told = summed(studies)
+    if as_json:
+        click.echo(json.dumps(to_plain(told), indent=indent))  # a run's: the last line
+    else:
+        print_summary(told)

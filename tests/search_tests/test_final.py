@@ -8,18 +8,19 @@ import pytest
 
 from model.data import DataError
 from search import objective
-from search.final import FOLD, final_spec, log_looks, looks, summary, winner
+from search.final import FOLD, check_finished, final_spec, winner
 from search.judging import split_for, train_and_judge
 from search.launch import JUDGING_OBJECTIVE, OWN_OBJECTIVES
-from search.source import StudyData, from_store
+from search.source import StudyData
 from search.space import Space
 from search.suggest import Suggester
+from search.summary import summary
 from tests.model_tests.tiny_data import tiny
 from tests.search_tests.sample_study import sample_study, sample_trials
 from tests.search_tests.test_objective import Context
 from trials.child import load_objective
-from trials.memory_store import MemoryStore
-from trials.trial import Outcome, TrialState
+from trials.study import StudyState
+from trials.trial import TrialState
 
 DATA = tiny()
 PARAMS = {"cell": "lstm", "hidden_size": 4, "epochs": 2, "batch_size": 8}
@@ -64,13 +65,15 @@ def test_the_last_epoch_is_judged_once_and_person_by_person():
     assert correct / sequences == result["accuracy"]
     assert (result["epochs_run"], result["best_epoch"], result["seed"]) == (2, 2, 3)
     assert result["data_fingerprint"] == DATA.fingerprint  # by which workers know the data
+    assert result["validation_people"] == ["4"]
     assert "validation_accuracy" not in result
     for _, loss, metrics in context.reports:  # on the way nobody is looked at
         assert loss == metrics["train_loss"]
         assert set(metrics) == {"train_loss", "train_accuracy", "learning_rate"}
     assert context.weights
     json.dumps(result)
-    assert train_and_judge({**PARAMS, "judged": "fold 2 of 5", "seed": 3})["loss"] == result["loss"]
+    params = {**PARAMS, "judged": "fold 2 of 5", "seed": 3, "settings_of": "quick 4"}
+    assert train_and_judge(params)["loss"] == result["loss"]
 
 
 @pytest.mark.usefixtures("_tiny_data")
@@ -91,7 +94,8 @@ def test_a_final_is_a_grid_over_seeds_and_folds():
         (f"fold {fold} of 3", seed) for fold in (1, 2, 3) for seed in (0, 1)
     }
     for proposal in proposed:
-        assert {**BEST.params, "patience": 0}.items() <= proposal.params.items()
+        assert {**BEST.params, "patience": 0, "keep": "last"}.items() <= proposal.params.items()
+        assert proposal.params["settings_of"] == f"quick {BEST.number}"
     assert final_spec(STUDY, BEST, seeds=5, folds=None).fixed["judged"] == "test"
     assert final_spec(STUDY, BEST, seeds=1, folds=3).fixed["seed"] == 0
 
@@ -104,85 +108,192 @@ def test_one_training_or_a_foreign_objective_is_no_final():
         final_spec(foreign, BEST, seeds=5, folds=None)
 
 
-def judged(cell, people, *, folds=3, seeds=1):
-    """A finished final in which ``people`` maps each person to correct windows out of ten."""
-    spec = dataclasses.replace(
-        final_spec(STUDY, BEST, seeds=seeds, folds=folds), name=f"{cell}-folds"
+@pytest.mark.parametrize(
+    ("state", "runs", "words"),
+    [
+        (StudyState.ACTIVE, False, "study quick is ACTIVE: carry it on, or end it with"),
+        (StudyState.PAUSED, False, "study quick is PAUSED"),
+        (StudyState.STOPPING, True, "some of its trials still run: wait"),
+        (StudyState.STOPPING, False, None),
+        (StudyState.COMPLETE, False, None),
+        (StudyState.CANCELLED, False, None),
+    ],
+)
+def test_only_a_finished_search_is_judged(state, runs, words):
+    trials = tuple(sample_trials(8, running=int(runs)))
+    data = StudyData(dataclasses.replace(STUDY, state=state), trials)
+    if words is None:
+        check_finished(data)
+    else:
+        with pytest.raises(ValueError, match=words):
+            check_finished(data)
+
+
+def trained(number, seed, loss, state=TrialState.COMPLETE, **params):
+    return dataclasses.replace(
+        BEST, number=number, state=state, params={**params, "seed": seed}, loss=loss
     )
+
+
+def test_settings_that_were_trained_again_count_by_their_mean():
+    lucky = [trained(i, i, loss, dropout=0.1) for i, loss in enumerate((0.1, 0.5, 0.6))]
+    steady = [trained(3 + i, i, 0.3, dropout=0.2) for i in range(3)]
+    failing = [
+        trained(6, 0, 0.05, dropout=0.3),
+        trained(7, 1, None, TrialState.FAILED, dropout=0.3),
+    ]
+    diverging = [trained(8, 0, 0.05, dropout=0.4), trained(9, 1, float("nan"), dropout=0.4)]
+    data = StudyData(STUDY, (*lucky, *steady, *failing, *diverging))
+    assert winner(data).number == 3
+    assert winner(data, 1).number == 1
+    with pytest.raises(ValueError, match="study quick has no trial 77"):
+        winner(data, 77)
+
+
+def test_the_winner_of_a_search_is_its_best_trial():
+    data = StudyData(STUDY, tuple(sample_trials()))
+    assert winner(data) == data.best
+
+
+def test_a_search_without_a_result_has_no_winner():
+    with pytest.raises(ValueError, match="study quick has no complete trial yet"):
+        winner(StudyData(STUDY, ()))
+
+
+# -- the summary -----------------------------------------------------------------------------------
+
+
+def judged(name, people, *, models=((0.0,), (0.0,)), choosers=(), kind="folds"):
+    """A finished final of search ``name``.
+
+    Args:
+        name: The search.
+        people: Correct windows out of a hundred, by person; the folds get them in turns.
+        models: By fold, how many windows the model of each seed adds; None: it diverged.
+        choosers: Validation people of the search.
+        kind: Folds or test.
+    """
+    count = len(models)
+    search = dataclasses.replace(STUDY, spec=dataclasses.replace(STUDY.spec, name=name))
+    folds = count if kind == "folds" else None
+    spec = final_spec(search, BEST, seeds=max(2, len(models[0])), folds=folds)
     trials = []
-    for number, (person, correct) in enumerate(people.items()):
-        result = {
-            "accuracy": correct / 10,
-            "sequences": 10,
-            "people": {person: [correct, 10]},
-            "num_parameters": 99,
-            "epochs_run": 4,
-        }
-        params = {**spec.fixed, "cell": cell, "seed": 0, "judged": "fold 1 of 3"}
-        trials.append(
-            dataclasses.replace(
-                BEST, number=number, params=params, loss=1 - correct / 10, result=result
-            )
-        )
+    for fold, seeds in enumerate(models):
+        for seed, extra in enumerate(seeds):
+            part = f"fold {fold + 1} of {count}" if folds else "test"
+            own = {who: n for place, (who, n) in enumerate(people.items()) if place % count == fold}
+            result = {"judged": part, "seed": seed, "validation_people": list(choosers)}
+            if extra is not None:
+                result |= {
+                    "accuracy": sum(n + extra for n in own.values()) / (100 * len(own)),
+                    "sequences": 100 * len(own),
+                    "people": {who: [int(n + extra), 100] for who, n in own.items()},
+                    "num_parameters": 99,
+                    "epochs_run": 4,
+                }
+            loss = float("nan") if extra is None else 0.1
+            params = {**spec.fixed, "seed": seed, "judged": part}
+            trials.append(dataclasses.replace(
+                BEST, number=len(trials), params=params, loss=loss, result=result, reports=()
+            ))  # fmt: skip
     return StudyData(dataclasses.replace(STUDY, spec=spec), tuple(trials))
 
 
-PEOPLE = {str(person): 9 - person % 3 for person in range(12)}
+PEOPLE = {str(person): 90 - 10 * (person % 3) for person in range(12)}
 
 
 def test_a_summary_is_right_about_numbers_that_are_known():
-    fewer = {person: correct - 2 for person, correct in PEOPLE.items()}
+    fewer = {person: correct - 20 for person, correct in PEOPLE.items()}
     told = summary([judged("larnn", PEOPLE), judged("lstm", fewer)])
-    larnn = told["cells"]["larnn"]
+    larnn = told["studies"]["larnn"]
     assert larnn["folds_accuracy_mean"] == pytest.approx(0.8)
     assert (larnn["folds_people"], larnn["parameters"], larnn["epochs"]) == (12, 99, 4)
+    assert (larnn["folds_study"], larnn["folds_diverged"], larnn["folds_failed"]) == (
+        "larnn-folds", 0, 0,
+    )  # fmt: skip
     low, high = larnn["folds_interval"]
     # standard error of 12 people with accuracies 0.9, 0.8, 0.7 in equal shares: 0.0236
     assert (low, high) == pytest.approx((0.8 - 1.96 * 0.0236, 0.8 + 1.96 * 0.0236), abs=0.01)
     (difference,) = told["differences"]
-    assert difference["cells"] == ["larnn", "lstm"]
+    assert difference["studies"] == ["larnn", "lstm"]
     assert difference["mean"] == pytest.approx(0.2)
     # each person is 0.2 better: drawing people in pairs leaves no doubt about it
     np.testing.assert_allclose(difference["interval"], (0.2, 0.2), atol=1e-12)
 
 
+def test_an_interval_holds_the_luck_of_models_too():
+    alike = dict.fromkeys(PEOPLE, 80)  # people leave no doubt, models do
+    lucky = judged("larnn", alike, models=((-9, 0, 9), (-9, 0, 9)))
+    row = summary([lucky])["studies"]["larnn"]
+    assert row["folds_accuracy_mean"] == pytest.approx(0.8)
+    assert row["folds_accuracies"] == pytest.approx([0.71, 0.8, 0.89])
+    # the mean of 3 draws has standard error 0.09 * sqrt(2 / 3) / sqrt(3) in a fold, of two folds:
+    error = 0.09 * np.sqrt(2 / 3 / 3 / 2)
+    assert np.diff(row["folds_interval"]).item() == pytest.approx(2 * 1.96 * error, rel=0.15)
+    other = judged("lstm", alike, models=((-9, 0, 9), (-9, 0, 9)))
+    (difference,) = summary([lucky, other])["differences"]
+    assert difference["mean"] == pytest.approx(0)
+    # models of two cells are drawn apart from each other
+    width = np.diff(difference["interval"]).item()
+    assert width == pytest.approx(2 * 1.96 * error * np.sqrt(2), rel=0.15)
+
+
+def test_people_who_chose_the_settings_are_also_left_out():
+    people = {**dict.fromkeys(map(str, range(10)), 70), "10": 100, "11": 100}
+    told = summary([judged("larnn", people, choosers=("10", "11")), judged("lstm", people)])
+    larnn = told["studies"]["larnn"]
+    assert (larnn["folds_people"], larnn["others_people"]) == (12, 10)
+    assert larnn["folds_accuracy_mean"] == pytest.approx(0.75)
+    assert larnn["others_accuracy_mean"] == pytest.approx(0.7)
+    assert larnn["others_interval"] == pytest.approx((0.7, 0.7))
+    both = [judged(name, people, choosers=("10",)) for name in ("larnn", "lstm")]
+    rows = summary(both)["differences"]
+    assert [(row["judged"], row["people"]) for row in rows] == [("folds", 12), ("others", 11)]
+
+
+def test_trainings_without_a_result_are_counted_and_not_averaged():
+    told = summary([judged("larnn", PEOPLE, models=((0, None, 0),), kind="test")])
+    row = told["studies"]["larnn"]
+    assert (row["test_trainings"], row["test_diverged"], row["test_failed"]) == (3, 1, 0)
+    assert len(row["test_accuracies"]) == 2
+    row = summary([judged("larnn", PEOPLE, models=((None, None),), kind="test")])["studies"][
+        "larnn"
+    ]
+    assert row["test_diverged"] == 2
+    assert "test_accuracy_mean" not in row
+
+
+def test_two_finals_of_one_cell_stand_side_by_side_and_one_final_twice_is_refused():
+    told = summary([judged("larnn", PEOPLE), judged("larnn-no-norm", PEOPLE)])
+    assert list(told["studies"]) == ["larnn", "larnn-no-norm"]
+    assert told["differences"][0]["studies"] == ["larnn", "larnn-no-norm"]
+    with pytest.raises(ValueError, match="one folds of each search, got larnn-folds and larnn-fol"):
+        summary([judged("larnn", PEOPLE), judged("larnn", PEOPLE)])
+    # of the ranking of a search is of the search
+    with pytest.raises(ValueError, match="one folds of each search"):
+        summary([judged("larnn", PEOPLE), judged("larnn-rank", PEOPLE)])
+
+
 def test_cells_that_judged_different_people_are_not_compared():
-    told = summary([judged("larnn", {"1": 9}), judged("lstm", {"2": 3})])
+    told = summary([judged("larnn", {"1": 90, "2": 90}), judged("lstm", {"3": 30, "4": 30})])
     assert told["differences"] == [
-        {"judged": "folds", "cells": ["larnn", "lstm"], "people": 0, "mean": None, "interval": None}
-    ]
+        {"judged": "folds", "studies": ["larnn", "lstm"], "people": 0, "mean": None,
+         "interval": None}
+    ]  # fmt: skip
 
 
-def test_a_search_adds_its_budget_to_its_cells_row():
+def test_a_search_adds_its_budget_to_its_row():
     search = StudyData(STUDY, tuple(sample_trials()))
-    told = summary([search, judged("larnn", PEOPLE)])["cells"]["larnn"]
-    assert (told["search"], told["trials"]) == ("quick", 60)
-    assert told["search_hours"] > 0
-    assert told["folds_study"] == "larnn-folds"
+    told = summary([search, judged("quick", PEOPLE)])["studies"]["quick"]
+    assert (told["cell"], told["trials"]) == ("larnn", 60)
+    assert told["core_hours"] > 0
+    assert told["folds_study"] == "quick-folds"
 
 
-def test_each_training_is_logged_as_one_look_however_often_one_asks():
-    store = MemoryStore()
-    spec = final_spec(STUDY, BEST, seeds=2, folds=None)
-    store.create_study(spec)
-    proposed = Suggester(Space.from_dict(spec.space), "grid", fixed=spec.fixed).suggest([], 2)
-    store.add_trials(spec.name, None, 0, proposed)
-    for accuracy in (0.9, 0.8):
-        trial = store.reserve(spec.name, "worker", "host", f"token {accuracy}")
-        seed = trial.params["seed"]
-        result = {"accuracy": accuracy, "sequences": 7, "judged": "test", "seed": seed}
-        store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.1, result))
-        log_looks(store, spec.name)
-        log_looks(store, spec.name)
-    rows = looks([from_store(store, spec.name)])
-    assert [(row["seed"], row["accuracy"], row["sequences"]) for row in rows] == [
-        (0, 0.9, 7),
-        (1, 0.8, 7),
-    ]
-
-
-def test_a_search_without_a_result_has_no_winner():
-    store = MemoryStore()
-    store.create_study(STUDY.spec)
-    with pytest.raises(ValueError, match="study quick has no complete trial yet"):
-        winner(store, "quick", None)
+def test_where_nobody_is_named_there_is_a_mean_and_no_interval():
+    final = judged("larnn", {"1": 90}, models=((0, 2),), kind="test")
+    for trial in final.trials:
+        del trial.result["people"]
+    row = summary([final])["studies"]["larnn"]
+    assert row["test_accuracy_mean"] == pytest.approx(0.91)
+    assert row["test_interval"] is None

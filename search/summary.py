@@ -1,0 +1,218 @@
+"""What searches, rankings, ablations and finals say, study by study, with paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.again import comparison, is_again
+from search.final import SOURCE, TEST, search_name
+from search.launch import JUDGING_OBJECTIVE
+from search.results import core_hours
+from search.source import StudyData
+from trials.trial import Trial, TrialState
+
+RESAMPLES = 10_000
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The trainings of a final that came to an end, and the people they judged."""
+
+    trainings: tuple[Trial, ...]
+    people: tuple[str, ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether the data name people; else what was judged at once stands for one."""
+        return all("people" in trial.result for trial in self.trainings)
+
+    def of(self, people: Callable[[str], bool]) -> Judged:
+        """The same trainings, some of the people."""
+        return Judged(self.trainings, tuple(filter(people, self.people)))
+
+    def counts(self, trainings: Sequence[Trial]) -> NDArray[np.float64]:
+        """Correct and all sequences of each person, ``[trainings, people, 2]``."""
+        told = [[_people(t).get(who, (0, 0)) for who in self.people] for t in trainings]
+        return np.array(told, dtype=float)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct sequences, a person's being the mean of who judged it."""
+        return float(_share(sum(self.counts(group).mean(axis=0) for group in self.groups)))
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The same of each seed alone."""
+        seeds = sorted({int(trial.result["seed"]) for trial in self.trainings})
+        alike = ([t for t in self.trainings if t.result["seed"] == seed] for seed in seeds)
+        return [float(_share(self.counts(trainings).sum(axis=0))) for trainings in alike]
+
+    @property
+    def groups(self) -> list[list[Trial]]:
+        """Trainings that judged the same people: they differ by their seed."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self.trainings:
+            groups.setdefault(trial.result["judged"], []).append(trial)
+        return list(groups.values())
+
+    def resampled(self, side: int = 0) -> NDArray[np.float64]:
+        """Accuracies of `RESAMPLES` draws of people and, for each group of them, of seeds.
+
+        People of a fold share its models, so drawing people alone would take a model's luck for
+        nothing. The draws of people are the same at every call, those of seeds differ by ``side``:
+        two finals are compared on the same people, with models of their own.
+        """
+        count = len(self.people)
+        drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES)
+        of_seeds = np.random.default_rng([1, side])
+        sums = np.zeros((RESAMPLES, count, 2))
+        for group in self.groups:
+            size = len(group)
+            weights = of_seeds.multinomial(size, [1 / size] * size, size=RESAMPLES) / size
+            sums += np.tensordot(weights, self.counts(group), axes=1)
+        return _share(sums * drawn[..., None])
+
+
+def _people(trial: Trial) -> Mapping[str, tuple[int, int]]:
+    """Correct and all sequences of each person that a training judged."""
+    told = trial.result
+    all_at_once = (round(told["accuracy"] * told["sequences"]), told["sequences"])
+    people: Mapping[str, tuple[int, int]] = told.get("people", {told["judged"]: all_at_once})
+    return people
+
+
+def _share(counts: Any) -> NDArray[np.float64]:
+    """Accuracy over people, of counts ``[..., people, 2]``."""
+    correct, sequences = np.moveaxis(np.asarray(counts).sum(axis=-2), -1, 0)
+    share: NDArray[np.float64] = correct / sequences
+    return share
+
+
+def summary(studies: Sequence[StudyData]) -> dict[str, Any]:
+    """What searches and what followed them say, by search, and differences between searches.
+
+    Returns:
+        ``{"studies": {search: {...}}, "again": {study: [...]}, "differences": [...]}``.
+
+        Of a search ``cell``, ``trials``, ``core_hours``, ``validation_accuracy``; ``again`` holds
+        `search.again.comparison` of rankings and ablations. Of a final ``parameters``, ``epochs``,
+        ``settings`` and, with the prefix ``test_`` or ``folds_``, ``study``, ``trainings``,
+        ``diverged``, ``failed``, ``core_hours`` and ``accuracy_mean``, ``accuracies`` (by seed),
+        ``interval`` (95 %, bootstrap over people and seeds), ``people``. With the prefix
+        ``others_``: the folds' accuracy on those who were no validation people of the search, and
+        so chose nothing. A difference is of the first search's accuracy less the second's, on the
+        same people (``judged``: test, folds or others), with the same kind of interval.
+
+    Raises:
+        ValueError: If two of the studies are of the same kind and search.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    again: dict[str, list[dict[str, Any]]] = {}
+    judged: dict[str, dict[str, Judged]] = {"test": {}, "folds": {}, "others": {}}
+    seen: dict[tuple[str, str], str] = {}
+    for data in studies:
+        name, kind = _place(data)
+        if (name, kind) in seen:
+            raise ValueError(
+                f"a summary takes one {kind} of each search, got {seen[name, kind]} and "
+                f"{data.study.name} of {name}"
+            )
+        seen[name, kind] = data.study.name
+        if kind == "again":
+            again[name] = comparison(data)
+        elif kind == "search":
+            rows.setdefault(name, {}).update(_search_row(data))
+        else:
+            found = _judged_people(data, kind)
+            rows.setdefault(name, {}).update(_final_row(data, kind, found))
+            for people, part in found.items():
+                judged[people][name] = part
+    differences = [
+        {"judged": people, **_difference(*pair, parts[pair[0]], parts[pair[1]])}
+        for people, parts in judged.items()
+        for pair in combinations(parts, 2)
+    ]
+    return {"studies": rows, "again": again, "differences": differences}
+
+
+def _place(data: StudyData) -> tuple[str, str]:
+    """To which search a study belongs (an ablation or ranking: to itself), and what it is."""
+    study = data.study
+    if study.spec.objective != JUDGING_OBJECTIVE:
+        return study.name, "again" if is_again(study) else "search"
+    source = str(study.spec.fixed[SOURCE]).split()[0]
+    return search_name(source), "test" if study.spec.fixed.get("judged") == TEST else "folds"
+
+
+def _search_row(data: StudyData) -> dict[str, Any]:
+    best = data.best
+    return {
+        "cell": best.params.get("cell", "larnn") if best else None,
+        "trials": len(data.trials),
+        "core_hours": core_hours(data.study, data.trials),
+        "validation_accuracy": best.result.get("validation_accuracy") if best else None,
+    }
+
+
+def _judged_people(data: StudyData, kind: str) -> dict[str, Judged]:
+    """By who is looked at: all whom a final judged, and of folds also those who chose nothing."""
+    trainings = tuple(trial for trial in _complete(data) if "accuracy" in trial.result)
+    if not trainings:
+        return {}
+    people = tuple(dict.fromkeys(who for trial in trainings for who in _people(trial)))
+    found = Judged(trainings, people)
+    chose = set(trainings[0].result["validation_people"])
+    others = {"others": found.of(lambda who: who not in chose)} if kind == "folds" and chose else {}
+    return {kind: found, **others}
+
+
+def _complete(data: StudyData) -> list[Trial]:
+    return [trial for trial in data.trials if trial.state is TrialState.COMPLETE]
+
+
+def _final_row(data: StudyData, kind: str, found: Mapping[str, Judged]) -> dict[str, Any]:
+    complete = _complete(data)
+    ended = found[kind].trainings if kind in found else ()
+    row: dict[str, Any] = {
+        "cell": data.study.spec.fixed.get("cell", "larnn"),
+        "settings": dict(data.study.spec.fixed),
+        f"{kind}_study": data.study.name,
+        f"{kind}_trainings": data.study.spec.max_trials,
+        f"{kind}_diverged": len(complete) - len(ended),
+        f"{kind}_failed": sum(trial.state is TrialState.FAILED for trial in data.trials),
+        f"{kind}_core_hours": core_hours(data.study, data.trials),
+    }
+    if ended:
+        row["parameters"] = ended[0].result["num_parameters"]
+        row["epochs"] = ended[0].result["epochs_run"]
+    for people, part in found.items():
+        row[f"{people}_accuracy_mean"] = part.accuracy
+        row[f"{people}_accuracies"] = part.accuracies
+        row[f"{people}_interval"] = _interval(part.resampled()) if part.named else None
+        row[f"{people}_people"] = len(part.people)
+    return row
+
+
+def _difference(first: str, second: str, ours: Judged, theirs: Judged) -> dict[str, Any]:
+    """How much more often the first is right, people drawn together for both."""
+    shared = set(ours.people) & set(theirs.people)
+    told: dict[str, Any] = {"studies": [first, second], "people": len(shared)}
+    if not shared:
+        return {**told, "mean": None, "interval": None}
+    in_order = tuple(sorted(shared))
+    a, b = Judged(ours.trainings, in_order), Judged(theirs.trainings, in_order)
+    interval = _interval(a.resampled(side=0) - b.resampled(side=1))
+    known = interval if a.named and b.named else None
+    return {**told, "mean": a.accuracy - b.accuracy, "interval": known}
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)

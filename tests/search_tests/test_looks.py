@@ -1,0 +1,89 @@
+"""Looks at the test people: none is missing, none is there twice."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from search.cli import run_command
+from search.final import final_spec
+from search.looks import COLUMNS, append, looks
+from search.source import StudyData, from_store
+from search.space import Space
+from search.suggest import Suggester
+from tests.search_tests.sample_study import START, sample_study, sample_trials
+from trials.memory_store import MemoryStore
+from trials.transfer import dump
+from trials.trial import Outcome, TrialState
+
+STUDY = sample_study()
+BEST = StudyData(STUDY, tuple(sample_trials())).best
+LOG = Path(__file__).parents[2] / "results" / "har" / "test_log.csv"
+SHIPPED = Path(__file__).parents[2] / "results" / "shipped" / "study.jsonl"
+
+
+@pytest.fixture
+def judged():
+    """A final that was cut off: two trainings judged, one diverged, two wait."""
+    store = MemoryStore()
+    spec = final_spec(STUDY, BEST, seeds=5, folds=None)
+    store.create_study(spec)
+    proposed = Suggester(Space.from_dict(spec.space), "grid", fixed=spec.fixed).suggest([], 5)
+    store.add_trials(spec.name, None, 0, proposed)
+    for accuracy in (0.9, 0.8, None):
+        trial = store.reserve(spec.name, "worker", "host", f"token {accuracy}")
+        result = {"judged": "test", "seed": trial.params["seed"]}
+        if accuracy:
+            result |= {"accuracy": accuracy, "sequences": 7}
+        store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.1, result))
+    return from_store(store, spec.name)
+
+
+def test_each_judged_training_is_a_look_whoever_carried_it_out(judged, tmp_path):
+    rows = looks([judged])
+    assert [(row["seed"], row["accuracy"], row["sequences"]) for row in rows] == [
+        (0, 0.9, 7),
+        (1, 0.8, 7),
+    ]
+    # and travels with an export
+    path = tmp_path / "quick-test.jsonl"
+    path.write_text("".join(dump(judged.study, judged.trials)))
+    log = tmp_path / "log.csv"
+    assert run_command(["looks", str(path), "--append", str(log)]) == 0
+    assert log.read_text().count("quick-test") == 2
+
+
+def test_a_search_tells_its_logged_look_first_come_first():
+    look = {"number": 3, "test_accuracy": 0.9, "test_sequences": 10, "at": START}
+    study = dataclasses.replace(STUDY, test_looks=(look,))
+    (row,) = looks([StudyData(study, ())])
+    assert tuple(sorted(row)) == tuple(sorted(COLUMNS))
+    assert (row["at"], row["study"], row["judged"]) == ("2026-11-22T09:00:00.000Z", "quick", "test")
+
+
+def test_a_log_keeps_its_rows_and_gets_each_look_once(judged, tmp_path):
+    log = tmp_path / "log.csv"
+    shutil.copy(LOG, log)
+    before = log.read_text()
+    assert append(log, looks([judged])) == 2
+    assert append(log, looks([judged])) == 0
+    after = log.read_text()
+    assert after.startswith(before)
+    assert after.removeprefix(before).count("\n") == 2
+
+
+def test_the_log_has_the_look_of_the_shipped_study(tmp_path, capsys):
+    log = tmp_path / "log.csv"
+    shutil.copy(LOG, log)
+    assert run_command(["looks", str(SHIPPED), "--append", str(log)]) == 0
+    assert capsys.readouterr().out == f"{log}: 0 looks added, of 1\n"
+    assert log.read_text() == LOG.read_text()
+
+
+def test_another_table_is_no_log(tmp_path, judged):
+    log = tmp_path / "log.csv"
+    log.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="a log of looks has columns at, study"):
+        append(log, looks([judged]))
+    assert log.read_text() == "a,b\n1,2\n"
