@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.results import duration_s
+from search.again import is_again
+from search.launch import JUDGING_OBJECTIVE
+from search.results import core_hours
 from search.source import StudyData
 from trials.trial import BUDGET_STATES, TrialState
 
 Interval = tuple[float, float]
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
+
+
+def is_search(data: StudyData) -> bool:
+    """Whether a study chooses settings; rankings, ablations and finals train chosen ones again."""
+    return data.study.spec.objective != JUDGING_OBJECTIVE and not is_again(data.study)
 
 
 def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
@@ -39,7 +46,6 @@ def _finished(data: StudyData) -> int:
 
 def _row(data: StudyData, budget: int) -> dict[str, Any]:
     best = data.best
-    hours = sum(duration_s(trial) or 0.0 for trial in data.trials) / 3600
     look = _test_look(data)
     return {
         "study": data.study.name,
@@ -47,7 +53,7 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
         "data": data.study.spec.fixed.get("data"),
         "finished": _finished(data),
         "complete": sum(trial.state is TrialState.COMPLETE for trial in data.trials),
-        "hours": hours,
+        "core_hours": core_hours(data.study, data.trials),
         "best_number": best.number if best else None,
         "best_loss": best.loss if best else None,
         "validation_accuracy": best.result.get("validation_accuracy") if best else None,

@@ -119,7 +119,7 @@ def print_answer(answer: Answer) -> None:
 def tested(look: Mapping[str, Any] | None) -> str:
     """The one look at the test people, in words."""
     if look is None:
-        return "not looked at: the study is not finished, or kept no weights"
+        return "not looked at: unfinished study, no kept weights, or --no-test"
     return f"{accuracy(look['test_accuracy'])} (the trial's own weights, people never seen before)"
 
 
@@ -269,7 +269,7 @@ def sampled_as(row: Parameter) -> str:
 
 def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     """One row a study; what intervals mean stands below."""
-    columns = (">trials", ">hours", ">best loss", ">validation", ">expected loss [95 %]")
+    columns = (">trials", ">core hours", ">best loss", ">validation", ">expected loss [95 %]")
     made = table("study", "cell", *columns, ">test [95 %]", ">parameters")
     for row in rows:
         low, high = row["expected_interval"] or (None, None)
@@ -283,7 +283,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             row["study"],
             str(row["cell"] or "-"),
             f"{row['complete']}/{row['finished']}",
-            f"{row['hours']:.2f}",
+            f"{row['core_hours']:.2f}",
             format_value(row["best_loss"]),
             accuracy(row["validation_accuracy"]),
             expected,

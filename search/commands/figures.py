@@ -65,12 +65,19 @@ def report(study: str, output: Path, mongo: str | None) -> None:
 @mongo_option
 @json_option
 def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
-    """Set studies side by side at equal budgets, with 95 % intervals."""
+    """Set searches side by side at equal budgets, with 95 % intervals.
+
+    Rankings, ablations and finals are no searches: `summary` tells of them.
+    """
     from search import screens
     from search.compare import compare as rows_of
+    from search.compare import is_search
     from search.results import to_plain
 
-    rows = rows_of([read_data(study, mongo) for study in studies])
+    given = [read_data(study, mongo) for study in studies]
+    if others := [data.study.name for data in given if not is_search(data)]:
+        click.echo(f"Left out, for they search nothing: {', '.join(others)}", err=True)
+    rows = rows_of([data for data in given if is_search(data)])
     if as_json:
         print_json(to_plain(rows))
     else:
