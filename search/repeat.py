@@ -9,7 +9,8 @@ from typing import Any
 
 from model.config import TrialConfig
 from search import author_trials
-from search.launch import DEFAULT_OBJECTIVE
+from search.final import SOURCE, TEST
+from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
 from search.space import parse_assignment
 from trials.study import Study
 from trials.trial import Trial
@@ -19,20 +20,36 @@ def repeat_command(study: Study, trial: Trial) -> str | None:
     """A line for a shell; for the LARNN it names every setting, the seed and the threads.
 
     On the same CPU type, backend and versions (they are in the trial's result) it gives the same
-    loss to the bit. None for the paper author's trials: his program is not here.
+    loss to the bit. A final is repeated whole, from its search or an export of it, so that its
+    looks at the test people are known. None for the paper author's trials: his program is not here.
     """
     if study.spec.objective == author_trials.OBJECTIVE:
         return None
+    if study.spec.objective == JUDGING_OBJECTIVE:
+        return shlex.join(["larnn-search", "final", *_final_arguments(study), *_device(trial)])
     module, _, function = study.spec.objective.partition(":")
     if study.spec.objective != DEFAULT_OBJECTIVE:
         program = f"from {module} import {function}; print({function}({dict(trial.params)!r}))"
         return shlex.join(["python", "-c", program])
-    words = ["larnn-search", "train", "--threads", str(study.spec.threads)]
-    if isinstance(device := trial.result.get("device"), str):
-        words += ["--device", device.partition(":")[0]]
+    words = ["larnn-search", "train", "--threads", str(study.spec.threads), *_device(trial)]
     for name, value in _all_settings(trial).items():
         words += ["--fix", f"{name}={_written(value)}"]
     return shlex.join(words)
+
+
+def _device(trial: Trial) -> list[str]:
+    device = trial.result.get("device")
+    return ["--device", device.partition(":")[0]] if isinstance(device, str) else []
+
+
+def _final_arguments(study: Study) -> list[str]:
+    """What `final` was asked for: search, trial, seeds and folds."""
+    search, number = str(study.spec.fixed[SOURCE]).split()
+    choices = {row["name"]: row["choices"] for row in study.spec.space["rows"]}
+    words = [search, "--trial", number, "--seeds", str(len(choices.get("seed", (0,))))]
+    if study.spec.fixed.get("judged") != TEST:
+        words += ["--folds", str(len(choices["judged"]))]
+    return words
 
 
 def _all_settings(trial: Trial) -> Mapping[str, Any]:

@@ -110,7 +110,7 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
         screens.print_trial(found, trial)
         if repeat is not None:
             # Not through a table: it is to be copied as one line.
-            click.echo(f"\nRepeat it, without the database:\n{repeat}")
+            click.echo(f"\nRepeat it:\n{repeat}")
 
 
 @click.command()

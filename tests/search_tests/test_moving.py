@@ -11,6 +11,7 @@ import pytest
 
 from model.config import TrialConfig
 from search.enqueue import complete, enqueue
+from search.final import final_spec
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
 from search.repeat import repeat_command
@@ -305,6 +306,22 @@ def test_the_command_names_every_setting():
     expected = TrialConfig.from_params({**trial.params, "seed": 77})
     assert TrialConfig.from_params(given) == expected
     assert set(given) == {k for k, v in expected.to_params().items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"seeds": 5, "folds": None}, "--seeds 5"),
+        ({"seeds": 3, "folds": 10}, "--seeds 3 --folds 10"),
+        ({"seeds": 1, "folds": 2}, "--seeds 1 --folds 2"),
+    ],
+)
+def test_a_final_is_repeated_whole_so_that_its_looks_are_known(asked, words):
+    searched = sample_trials(1)[0]
+    study = dataclasses.replace(sample_study(), spec=final_spec(sample_study(), searched, **asked))
+    trial = dataclasses.replace(searched, result={"device": "cpu"})
+    expected = f"larnn-search final quick --trial 0 {words} --device cpu"
+    assert repeat_command(study, trial) == expected
 
 
 def test_an_objective_of_your_own_is_called_by_the_command():
