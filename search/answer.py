@@ -58,7 +58,7 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
         store: Where the study is kept.
         name: The study's name.
         folder: Where figures are written, made when missing.
-        look_at_test: Whether the study is finished, so that its chosen trial may be tested.
+        look_at_test: Whether the study is finished, and its chosen trial is to be tested.
     """
     study = store.get_study(name)
     trials = store.list_trials(name, with_reports=False)

@@ -41,6 +41,9 @@ output_option = option(
 workers_option = option(
     "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
 )
+no_test_option = click.option(
+    "--no-test", is_flag=True, help="Look at no test people when the study is over."
+)
 lease_option = option(
     "--lease",
     type=click.FloatRange(min=0, min_open=True),
@@ -56,12 +59,13 @@ lease_option = option(
 @device_option
 @backend_option
 @ahead_option
+@no_test_option
 @output_option
 @mongo_option
 @json_option
 def run(
-    workers: int, device: str, ahead: int | None, output: Path, mongo: str | None, as_json: bool,
-    **request: Any,
+    workers: int, device: str, ahead: int | None, no_test: bool, output: Path, mongo: str | None,
+    as_json: bool, **request: Any,
 ) -> int:  # fmt: skip
     """Search on this machine: feeder, workers, live view, and the answer at the end.
 
@@ -74,20 +78,21 @@ def run(
         study = _launch(store, request, runs_here=True)
         folder = output / study.name
         carry_out(store, study, folder, workers=workers, device=device, ahead=ahead, mongo=mongo)
-        return _show_answer(store, study.name, folder, as_json)
+        return _show_answer(store, study.name, folder, no_test, as_json)
 
 
 @click.command()
 @study_options
 @ahead_option
 @lease_option
+@no_test_option
 @output_option
 @click.option("--no-wait", is_flag=True, help="Write the study and leave; a `feed` carries it on.")
 @mongo_option
 @json_option
 def launch(
-    ahead: int | None, lease: float, output: Path, no_wait: bool, mongo: str | None, as_json: bool,
-    **request: Any,
+    ahead: int | None, lease: float, no_test: bool, output: Path, no_wait: bool,
+    mongo: str | None, as_json: bool, **request: Any,
 ) -> int:  # fmt: skip
     """Start a search that workers on any machine carry out, and follow it to its answer."""
     with opened(mongo) as store:
@@ -100,7 +105,7 @@ def launch(
         if not _is_over(study):
             with _feeding(store, study.name, ahead, lease):
                 _follow(store, study.name)
-        return _show_answer(store, study.name, output / study.name, as_json)
+        return _show_answer(store, study.name, output / study.name, no_test, as_json)
 
 
 @click.command()
@@ -270,11 +275,12 @@ def _follow(
             view.wait()
 
 
-def _show_answer(store: TrialStore, study: str, folder: Path, as_json: bool) -> int:
+def _show_answer(store: TrialStore, study: str, folder: Path, no_test: bool, as_json: bool) -> int:
     from search.answer import answer
     from search.screens import print_answer
 
-    result = answer(store, study, folder, look_at_test=_is_over(store.get_study(study)))
+    may_look = not no_test and _is_over(store.get_study(study))
+    result = answer(store, study, folder, look_at_test=may_look)
     if not as_json:
         print_answer(result)
     else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,13 +67,45 @@ def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
     assert json.loads(again.stdout.splitlines()[-1])["best"] == said["best"]
     assert read("trials", "first") == trials
 
-    final = larnn_search("final", "first", "--folds", "2", "--json")
-    cell = json.loads(final.stdout.splitlines()[-1])["cells"]["larnn"]
-    assert cell["folds_people"] == 30
+
+def test_a_search_without_a_look_then_its_ranking_ablation_and_final(tmp_path):
+    arguments = ["run", "--preset", "quick", "--study", "first", "--max-trials", "3", *SMALL]
+    said = larnn_search(*arguments, "--pruner", "none", "--no-test", "--json")
+    assert json.loads(said.stdout.splitlines()[-1])["best"]["test_accuracy"] is None
+    assert larnn_search("looks", "first").stdout.count("\n") == 1
+
+    ranking = larnn_search("rank", "first", "--best", "2", "--seeds", "2", "--json")
+    rows = json.loads(ranking.stdout.splitlines()[-1])["again"]["first-rank"]
+    assert [len(row["losses"]) for row in rows] == [2, 2]
+    assert "first-rank: 4 trainings, about 0.0 core hours" in ranking.stderr
+    ablation = larnn_search("ablate", "first-rank", "--change", "cell=lstm", "--seeds", "2")
+    assert "cell=lstm" in ablation.stdout
+
+    final = larnn_search("final", "first-rank", "--folds", "2", "--seeds", "1", "--json")
+    assert "chose by each trial's best epoch, a final judges the last" in final.stderr
+    cell = json.loads(final.stdout.splitlines()[-1])["studies"]["first"]
+    assert (cell["folds_people"], cell["others_people"]) == (30, 25)
     assert cell["folds_interval"][0] < cell["folds_accuracy_mean"] < cell["folds_interval"][1]
-    assert read("summary", "first", "first-folds")["cells"]["larnn"] == cell
-    looks = larnn_search("looks", "first", "first-folds").stdout.splitlines()
-    assert [line.split(",")[1] for line in looks[1:]] == ["first", "first-folds", "first-folds"]
+    names = ("first", "first-rank", "first-ablation", "first-folds")
+    told = read("summary", *names)
+    assert cell.items() <= told["studies"]["first"].items()
+    assert set(told["again"]) == {"first-rank", "first-ablation"}
+    looks = larnn_search("looks", *names).stdout.splitlines()
+    assert [line.split(",")[1] for line in looks[1:]] == ["first-folds", "first-folds"]
+    table = larnn_search("summary", *names).stdout
+    assert "the people who chose nothing" in table
+
+    larnn_search("export", "first-rank", "-o", "first-rank.jsonl")
+    repeat = read("show", "first-folds", "0")["repeat"]
+    assert re.fullmatch(
+        r"larnn-search final first-rank --trial \d+ --seeds 1 --folds 2 --device cpu", repeat
+    )
+    words = repeat.replace("first-rank", "first-rank.jsonl").split()[1:]
+    again = larnn_search(*words, "--json")  # the same final: it is there already
+    assert json.loads(again.stdout.splitlines()[-1])["studies"]["first"] == cell
+    compared = larnn_search("compare", *names, "--json")
+    assert [row["study"] for row in json.loads(compared.stdout)] == ["first"]
+    assert "Left out, for they search nothing: first-rank, first-ablation" in compared.stderr
 
 
 def test_ctrl_c_saves_and_the_same_command_resumes():
