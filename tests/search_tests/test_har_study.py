@@ -1,7 +1,9 @@
 """The study on `har` that results/har describes: its spaces, and its log of looks."""
 
 import csv
-from pathlib import Path
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,8 +11,9 @@ from model.config import TrialConfig
 from search.grid import grid
 from search.launch import Request, build_spec
 from search.space import Space, resolve
+from tests.acceptance.documents import ROOT, write_files
 
-STUDY = Path(__file__).parents[2] / "results" / "har"
+STUDY = ROOT / "results" / "har"
 CELLS = ("larnn", "lstm", "bn-lstm")
 SHARED = {"learning_rate", "weight_decay", "dropout", "label_smoothing", "augmentation"}
 
@@ -51,3 +54,16 @@ def test_no_look_is_logged_twice():
     assert {f"{float(row['accuracy']):.4f}" for row in rows} >= {"0.9119", "0.9029", "0.8995"}
     assert len({tuple(row.values()) for row in rows}) == len(rows)
     assert all(row["note"] for row in rows)
+
+
+def test_the_numbers_of_the_activation_are_those_of_the_documents(tmp_path):
+    document = ROOT / "docs" / "which_settings_win.md"
+    write_files(document, tmp_path)
+    author = os.environ.get("LARNN_TEST_AUTHOR_TRIALS")
+    words = [sys.executable, tmp_path / "activation.py", *([author] if author else [])]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = [line for line in document.read_text().splitlines() if line.startswith("| ")][2:]
+    for line, row in zip(said.splitlines(), rows if author else rows[1:], strict=True):
+        _, on, off, difference = line.split(maxsplit=3)
+        assert f"| {on}, {off} |" in row
+        assert difference in row.replace(" %", "%")
