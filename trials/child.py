@@ -1,7 +1,7 @@
 """The process that runs objectives: ``python -m trials.child FD``.
 
 It has no database. It talks to its worker (`trials.process`) over a private pipe and stays warm
-between trials. When the worker is gone, it ends itself and everything it started.
+between trials. When the worker is gone, it is ended with everything it started.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import queue
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ from trials.store import CHECKPOINT, WEIGHTS
 from trials.trial import FailureKind
 
 TRACEBACK_CHARACTERS = 4000
+GUARD = "trap '' INT TERM; read -r _; kill -9 0"
+"""Waits for the end of its input, then ends its process group, itself included."""
 Objective = Callable[..., Any]
 
 
@@ -88,7 +91,7 @@ class PipeContext:
 
 
 class Listener(threading.Thread):
-    """Hears what the worker says while the main thread trains; the worker's silence is the end."""
+    """Hears what the worker says while the main thread trains."""
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(name="listener", daemon=True)
@@ -97,7 +100,7 @@ class Listener(threading.Thread):
         self.orders: queue.SimpleQueue[tuple[Frame, PipeContext | None]] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Sort messages until the worker is gone, then end the whole process group."""
+        """Sort messages until the worker is gone or speaks nonsense, then end the whole group."""
         try:
             while True:
                 for frame in self._pipe.receive():
@@ -250,13 +253,30 @@ def leave_signals_to_the_worker() -> None:
         os.register_at_fork(after_in_child=functools.partial(signal.signal, number, signal.SIG_DFL))
 
 
+def start_guard() -> subprocess.Popen[bytes]:
+    """Have a process of its own end this group as soon as the worker is gone.
+
+    No thread of ours could do it while C code (a regular expression, say) holds Python's lock. And
+    not PR_SET_PDEATHSIG: it is Linux's alone, goes by the worker's thread that started us, and
+    leaves what we started alive. The worker holds the other end of our standard input, which is the
+    guard's from here on.
+    """
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", GUARD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return guard
+
+
 def main() -> None:
     """Serve the worker at the other end of the descriptor named by the first argument."""
     leave_signals_to_the_worker()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
-    sys.path.append(str(os.getcwd()))  # last: a user's model.py cannot shadow ours
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
+    guard = start_guard()  # noqa: F841  # kept: a Popen that is dropped complains
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
+    sys.path.append(str(os.getcwd()))  # last: a user's model.py cannot shadow ours
     serve(Pipe(connection))
 
 

@@ -92,12 +92,14 @@ class ChildProcess:
                 [*command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # nothing is written: its end tells that we are gone
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=child_environment(os.environ, device, threads),
             )
+        assert self._process.stdin is not None  # noqa: S101  # stdin=PIPE above
         assert self._process.stdout is not None  # noqa: S101  # stdout=PIPE above
+        self._life = self._process.stdin
         ours.settimeout(SEND_TIMEOUT_SECONDS)
         self.pid = self._process.pid
         self._pipe = Pipe(ours)
@@ -202,6 +204,7 @@ class ChildProcess:
         self.kill()
         self._selector.close()
         self._pipe.close()
+        self._life.close()
         self._output.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.worker_process import started_worker
 from tests.trials_tests.objectives import SICK
-from tests.trials_tests.working import add_study, eventually, finished, promised
+from tests.trials_tests.working import add_study, eventually, finished, is_alive, promised
 from trials.embedded import embedded_server
 from trials.mongo_store import MongoStore
 from trials.store import NewTrial
@@ -57,12 +57,6 @@ def children(pid):
     return found
 
 
-def is_alive(pid):
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 def reported(store, count, number=0):
     return len(store.get_trial("s", number).reports) >= count
 
@@ -87,9 +81,10 @@ def test_a_killed_workers_trial_is_run_again_and_its_child_is_gone(store, start,
     assert trial.result["resumed_from"] == 1  # its last checkpoint
 
 
-def test_all_that_a_killed_workers_trial_started_is_gone(store, start, tmp_path):
+@pytest.mark.parametrize("stuck", [False, True])
+def test_all_that_a_killed_workers_trial_started_is_gone(store, start, tmp_path, stuck):
     pids = tmp_path / "pids"
-    add_study(store, "spawns", [{"pids": str(pids)}])
+    add_study(store, "spawns", [{"pids": str(pids), "stuck": stuck}])
     worker = start()
     eventually(pids.exists)
     worker.kill()

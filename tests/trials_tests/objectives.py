@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,10 +91,15 @@ def meets(params, context):
 
 
 def spawns(params, context):
-    """Starts a process of its own, says both process ids, then runs for ever."""
+    """Starts a process of its own, says both process ids, then runs for ever.
+
+    With ``stuck`` it does so in C code that holds Python's lock, so that no other thread runs.
+    """
     grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path(params["pids"] + ".new").write_text(f"{os.getpid()} {grandchild.pid}")
     os.replace(params["pids"] + ".new", params["pids"])
+    if params.get("stuck"):
+        re.match("(a+)+$", "a" * 60 + "b")
     while True:
         time.sleep(0.05)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.trials_tests import objectives
-from tests.trials_tests.working import eventually, promised
+from tests.trials_tests.working import eventually, is_alive, promised
 from trials.failures import death, kernel_oom_kills, outcome_of
 from trials.pipe import LENGTHS, FrameBuffer, encode_header
 from trials.plain import plain, plain_number
@@ -51,26 +51,20 @@ def answer(child):
     return eventually(lambda: child.receive(0.1))[0]
 
 
-def is_alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def spawned(child, tmp_path):
+def spawned(child, tmp_path, **params):
     pids = tmp_path / "pids"
-    child.send(order("spawns", {"pids": str(pids)}))
+    child.send(order("spawns", {"pids": str(pids), **params}))
     eventually(pids.exists)
     return [int(pid) for pid in pids.read_text().split()]
 
 
-def test_a_child_without_its_worker_ends_with_all_it_started(child, tmp_path):
-    pids = spawned(child, tmp_path)
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_child_without_its_worker_ends_with_all_it_started(child, tmp_path, stuck):
+    pids = spawned(child, tmp_path, stuck=stuck)
     assert all(is_alive(pid) for pid in pids)
     child._selector.unregister(child._pipe)
     child._pipe.close()  # what the kernel does when the worker is killed
+    child._life.close()
     eventually(lambda: not any(is_alive(pid) for pid in pids), promised(5))
 
 

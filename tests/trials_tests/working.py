@@ -1,8 +1,10 @@
 """What tests of workers share: studies to run, a worker in a thread, waiting with a deadline."""
 
+import contextlib
 import os
 import threading
 import time
+from pathlib import Path
 
 from tests.trials_tests import objectives
 from trials.settings import Stop, WorkerSettings
@@ -43,6 +45,13 @@ def promised(seconds):
     The promise is for a worker that gets a core when it needs one.
     """
     return seconds * max(1.0, os.getloadavg()[0] / os.cpu_count())
+
+
+def is_alive(pid):
+    """Whether a process runs; one that has ended and is not yet waited for does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def add_study(store, objective, params, name="s", **settings):
