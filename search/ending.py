@@ -47,9 +47,19 @@ def reason_to_end(study: Study, finished: Sequence[Trial], now: datetime) -> str
     return None
 
 
-def all_failed(study: str, finished: Sequence[Trial]) -> str | None:
-    """What to say when the first trials all failed, with the commonest failure; else None."""
+def all_failed(study: str, finished: Sequence[Trial], active: Sequence[Trial]) -> str | None:
+    """What to say when everything fails, with the commonest failure; else None.
+
+    Not while a worker on which none has failed is at one: the others may be at fault.
+
+    Args:
+        study: The study's name.
+        finished: Its first trials that ended.
+        active: Those that wait or run.
+    """
     if len(finished) < FIRST_FAILURES or any(t.state is not TrialState.FAILED for t in finished):
+        return None
+    if {t.worker for t in active if t.worker} - {trial.worker for trial in finished}:
         return None
     told = Counter(
         f"{trial.failures[-1].kind}: {trial.failures[-1].message}".splitlines()[0]

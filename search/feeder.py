@@ -285,7 +285,7 @@ class Feeder:
         if (reason := reason_to_end(study, self._view.finished, self._clock())) is not None:
             return reason
         worked = self._view.count(TrialState.COMPLETE, TrialState.PRUNED) > 0
-        return None if worked else all_failed(self._name, self._finished_here)
+        return None if worked else all_failed(self._name, self._finished_here, self._view.active)
 
     def _end(self, study: Study, reason: str) -> bool:
         """Let running trials finish, drop waiting ones, complete the study; True once it is."""

@@ -13,7 +13,7 @@ from trials.attempt import Attempt
 from trials.chooser import Chooser
 from trials.errors import StoreUnavailableError, StudyNotFoundError, TrialsError
 from trials.failures import needs_fresh_child
-from trials.health import SlotHealth, stop_hopeless_study
+from trials.health import SlotHealth
 from trials.process import ChildGoneError, ChildProcess, warm_modules
 from trials.settings import Shared
 from trials.study import Study
@@ -160,8 +160,6 @@ class Slot(threading.Thread):
             self._end_child()
         try:
             self.health.failed(study.name, trial.number, failure)
-            if outcome.state is TrialState.FAILED:
-                stop_hopeless_study(self._shared.store, study.name, failure)
         except TrialsError as error:  # for example deleted meanwhile
             log.warning("study %r: %s", study.name, error)
 

@@ -180,7 +180,7 @@ def test_a_worker_on_which_everything_fails_rests_and_others_do_its_trials(store
     store.add_trials("s", None, 3, [NewTrial({}, seed=i) for i in range(3)])
     (told,) = eventually(lambda: [w for w in store.list_workers() if w.message])
     assert (told.name, told.slots[0]["state"]) == (sick, "quarantined")
-    assert "failed here in a row while others succeeded elsewhere" in told.message
+    assert "failed here in a row while others did better elsewhere" in told.message
     start()
     trials = eventually(lambda: finished(store))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}

@@ -63,9 +63,9 @@ class Bench:
     def step(self) -> bool:
         return self.feeder.step()
 
-    def reserve(self, lease_s: float = 30.0) -> Trial:
+    def reserve(self, lease_s: float = 30.0, worker: str = "w") -> Trial:
         self.claims += 1
-        trial = self.store.reserve("s", "w", "host", f"claim-{self.claims}", lease_s)
+        trial = self.store.reserve("s", worker, "host", f"claim-{self.claims}", lease_s)
         assert trial is not None
         return trial
 
@@ -256,6 +256,20 @@ def test_a_study_whose_first_trials_all_fail_is_stopped_with_the_commonest_failu
         "stopped: the first 5 trials all failed, 4 of them with exception: no data; "
         "see `larnn-search show s 0`"
     )
+
+
+def test_one_bad_worker_does_not_stop_a_study_that_others_are_at() -> None:
+    bench = Bench(max_trials=50, slots=4)
+    bench.step()
+    good = [bench.reserve(worker=f"good-{i}") for i in range(3)]
+    for _ in range(7):
+        bench.fail(bench.reserve(worker="bad"))
+        assert bench.step()
+    assert state(bench) is StudyState.ACTIVE
+    for trial in good:
+        bench.fail(trial)
+        bench.step()
+    assert message(bench).startswith("stopped: the first 10 trials all failed")
 
 
 def test_failures_after_a_success_stop_nothing() -> None:

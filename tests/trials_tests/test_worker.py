@@ -459,16 +459,6 @@ def test_a_child_that_speaks_nonsense_fails_its_trial_only(store):
     assert second.state is TrialState.COMPLETE
 
 
-def test_a_study_in_which_everything_fails_is_stopped_and_says_why(store):
-    add_study(store, "misbehave", [{"how": "raise"}] * 8)
-    with RunningWorker(store):
-        study = eventually(lambda: (s := store.get_study("s")).state is not StudyState.ACTIVE and s)
-    assert study.state is StudyState.STOPPING
-    assert "all 5 finished trials failed" in study.message
-    assert "learning rate is on holiday" in study.message
-    assert store.counts("s")[TrialState.WAITING] == 3
-
-
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(InvalidValueError, match="shorter than the lease"):
         WorkerSettings(objectives=[], lease_s=3, heartbeat_s=3)

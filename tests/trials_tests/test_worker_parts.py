@@ -154,7 +154,7 @@ def test_a_slot_that_fails_while_others_succeed_rests_longer_each_time(store):
     complete_one(store)
     health.failed("s", 7, crash(7))
     assert health.rests
-    assert "trials 5, 6, 7 of study 's' failed here in a row" in health.message
+    assert "trials s/5, s/6, s/7 failed here in a row" in health.message
     assert "died of 7" in health.message
     clock.now = 61
     assert not health.rests
@@ -167,6 +167,29 @@ def test_a_slot_that_fails_while_others_succeed_rests_longer_each_time(store):
     health.succeeded()
     health.failed("s", 9, crash(9))
     assert not health.rests
+
+
+def test_a_slot_that_fails_while_others_are_at_it_rests(store):
+    add_study(store, "m:f", [{}] * 10)
+    health = SlotHealth(store, WorkerSettings(objectives=[]), Clock())
+    assert store.reserve("s", "other", "elsewhere", "t")
+    for number in range(1, 4):
+        assert not health.rests
+        health.failed("s", number, crash(number))
+    assert health.rests
+
+
+def test_failures_in_a_row_are_those_of_all_studies(store):
+    for name in ("a", "b", "gone"):
+        add_study(store, "m:f", [{}] * 10, name=name)
+    health = SlotHealth(store, WorkerSettings(objectives=[]), Clock())
+    health.failed("gone", 0, crash(0))
+    store.delete_study("gone")
+    health.failed("a", 0, crash(0))
+    trial = store.reserve("a", "other", "elsewhere", "t")
+    store.finish(trial.claim, Outcome(TrialState.COMPLETE, loss=1.0))
+    health.failed("b", 0, crash(0))
+    assert "trials gone/0, a/0, b/0 failed here in a row" in health.message
 
 
 def test_a_slot_is_not_blamed_when_nothing_succeeds_anywhere(store):
