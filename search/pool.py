@@ -12,9 +12,20 @@ from types import TracebackType
 from typing import Self
 
 from search.launch import own_command
+from trials.devices import usable_cores
 
+WORKERS = 2
 GRACE_SECONDS = 6.0
 """A worker that was told to stop leaves within 5 s (`trials.settings`), checkpoints saved."""
+
+
+def fitting_workers(threads: int) -> int:
+    """How many workers to start where nobody says: no more than the cores take.
+
+    Args:
+        threads: CPU threads of each trial.
+    """
+    return max(1, min(WORKERS, usable_cores() // threads))
 
 
 class WorkerPool:

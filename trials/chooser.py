@@ -36,6 +36,7 @@ class Chooser:
         self._offers: list[Offer] = []
         self._asked_at = -math.inf
         self._left_alone: dict[str, tuple[object, str]] = {}
+        self._held_for: str | None = None
 
     def offers(self, patience_s: float = 0.0) -> list[Offer]:
         """Studies to serve, the most deserving first: fewest running trials for its priority.
@@ -56,7 +57,16 @@ class Chooser:
             with self._lock:
                 self._offers = known
                 self._asked_at = self._clock()
+        known = [o for o in known if o.study == self._held_for] or known
         return sorted(known, key=lambda o: (o.running + self._draw()) / o.priority)
+
+    def hold(self, study: str) -> None:
+        """Offer nothing else until this study, for whose trials too few cores are free, has one.
+
+        Else one whose trials take fewer cores would always be first to get those that become free.
+        """
+        with self._lock:
+            self._held_for = study
 
     def _may_serve(self, offer: Offer) -> bool:
         if self._studies is not None and offer.study not in self._studies:
@@ -74,6 +84,7 @@ class Chooser:
     def took(self, study: str) -> None:
         """Count a trial that a slot of this worker started."""
         with self._lock:
+            self._held_for = None
             self._offers = [
                 replace(o, running=o.running + 1) if o.study == study else o for o in self._offers
             ]
@@ -81,7 +92,7 @@ class Chooser:
     def forget(self) -> None:
         """Ask the store again next time: an offer turned out to be empty."""
         with self._lock:
-            self._offers, self._asked_at = [], -math.inf
+            self._offers, self._asked_at, self._held_for = [], -math.inf, None
 
     def accepts(self, study: Study) -> bool:
         """Whether this worker can serve a study it was offered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,16 +19,14 @@ def detect_slots(
     slots: str | int = "auto",
     *,
     device: str = "auto",
-    threads: int = 1,
     gpus: Sequence[str] | None = None,
     cores: int | None = None,
 ) -> tuple[str, ...]:
-    """The device of each slot: one for each GPU, on a machine without GPUs as the CPU allows.
+    """The device of each slot: one for each GPU, on a machine without GPUs one for each core.
 
     Args:
         slots: ``"auto"``, or how many; more slots than GPUs share them in turn.
         device: ``"auto"``: the GPUs, where there are some; or ``"cpu"`` or ``"cuda"`` only.
-        threads: CPU threads of each trial.
         gpus: The GPUs' numbers or UUIDs; None: those that are visible here; empty: CPU only.
         cores: CPU cores; None: those that this process may use.
 
@@ -47,7 +46,7 @@ def detect_slots(
             "CUDA_VISIBLE_DEVICES tell): take --device cpu, or auto"
         )
     if slots == "auto":
-        return devices or ("cpu",) * max(1, (cores or usable_cores()) // threads)
+        return devices or ("cpu",) * (cores or usable_cores())
     if not str(slots).isdecimal() or int(slots) < 1:
         raise InvalidValueError(f"slots are 'auto' or a whole number from 1, got {slots!r}")
     return tuple((devices or ("cpu",))[i % max(1, len(devices))] for i in range(int(slots)))
@@ -85,3 +84,32 @@ def usable_cores(quota: Path = CGROUP_CPU) -> int:
     except OSError:
         return cores
     return cores if limit == "max" else max(1, min(cores, int(limit) // int(period)))
+
+
+class Cores:
+    """CPU cores that the trials of one worker share. Safe to use from several threads.
+
+    Args:
+        total: How many; None: as many as are asked for.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self, threads: int) -> bool:
+        """Take a core for each thread of a trial, or all; False, and none, while too few are free.
+
+        A trial with more threads than there are cores runs alone.
+        """
+        with self._lock:
+            if self._total is not None and 0 < self._taken > self._total - threads:
+                return False
+            self._taken += threads
+            return True
+
+    def give_back(self, threads: int) -> None:
+        """Free what was taken for a trial."""
+        with self._lock:
+            self._taken -= threads

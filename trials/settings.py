@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from trials.devices import Cores
 from trials.errors import InvalidValueError, StoreUnavailableError
 from trials.store import ELSEWHERE_SECONDS, HEARTBEAT_SECONDS, LEASE_SECONDS, TrialStore
 
@@ -36,6 +37,8 @@ class WorkerSettings:
     """Allow list of ``module:function``; studies with another objective are left alone."""
     slots: Sequence[str] = ("cpu",)
     """One trial at a time runs on each: ``"cpu"`` or ``"cuda:N"`` (`trials.devices`)."""
+    cores: int | None = None
+    """CPU cores; all trials that run have no more threads together. None: not limited."""
     studies: Sequence[str] | None = None
     """Serve these only; None: all."""
     exit_when_done: Sequence[str] = ()
@@ -80,6 +83,10 @@ class Shared:
     stop: Stop = Stop.NO
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set with the first stop: ends every wait."""
+    cores: Cores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cores = Cores(self.settings.cores)
 
     def insist(self, call: Callable[[], Answer]) -> Answer:
         """Ask the store until it answers: an outage may last longer than the store's patience.

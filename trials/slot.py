@@ -33,6 +33,8 @@ class Slot(threading.Thread):
         self.device = device
         self.attempt: Attempt | None = None
         """What runs now; the worker's heart beats for it."""
+        self.is_parked = False
+        """Too few of the worker's cores are free: not to be counted upon."""
         self.health = SlotHealth(shared.store, shared.settings, shared.clock)
         self._shared = shared
         self._chooser = chooser
@@ -83,28 +85,38 @@ class Slot(threading.Thread):
             return False
         for offer in self._chooser.offers(patience_s=self._idle_s / 2):
             try:
-                if self._serve_study(offer.study):
-                    return True
+                study = self._shared.store.get_study(offer.study)
+                if self._chooser.accepts(study):
+                    if self._serve_study(study):
+                        return True
+                    if self.is_parked:
+                        return False
             except StoreUnavailableError:
                 raise
             except TrialsError as error:  # deleted meanwhile, or its document is broken
                 log.warning("study %r is passed over: %s", offer.study, error)
             self._chooser.forget()
+        self.is_parked = False
         return False
 
-    def _serve_study(self, name: str) -> bool:
-        """Run one trial of a study, if it has one for this worker."""
-        study = self._shared.store.get_study(name)
-        if not self._chooser.accepts(study):
+    def _serve_study(self, study: Study) -> bool:
+        """Run one trial of a study, if it has one for this worker and the cores are free."""
+        threads, cores = study.spec.threads, self._shared.cores
+        self.is_parked = not cores.take(threads)
+        if self.is_parked:
+            self._chooser.hold(study.name)
             return False
-        # Before the reservation: no trial waits for a child.
-        child = self._ready_child(study.spec.threads)
-        trial = self._reserve(study) if child is not None else None
-        if child is None or trial is None:
-            return False
-        self._chooser.took(study.name)
-        self._run_trial(study, trial, child)
-        return True
+        try:
+            # Before the reservation: no trial waits for a child.
+            child = self._ready_child(threads)
+            trial = self._reserve(study) if child is not None else None
+            if child is None or trial is None:
+                return False
+            self._chooser.took(study.name)
+            self._run_trial(study, trial, child)
+            return True
+        finally:
+            cores.give_back(threads)
 
     def _first_threads(self) -> int:
         """Threads to warm the first child with, so that it need not be replaced at once."""

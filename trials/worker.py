@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 from trials.chooser import Chooser
-from trials.devices import detect_slots
 from trials.errors import StudyNotFoundError, TrialRefusedError, TrialsError
 from trials.settings import Shared, Stop, WorkerSettings
 from trials.slot import Slot
@@ -33,7 +32,7 @@ from trials.store import (
 )
 from trials.study import StudyState
 
-__all__ = ["Worker", "WorkerSettings", "detect_slots", "run_worker"]
+__all__ = ["Worker", "WorkerSettings", "run_worker"]
 
 SIGNAL_SECONDS = 0.05
 """How soon the main thread sees that the worker should stop."""
@@ -101,7 +100,7 @@ class Worker:
             name=self.name,
             host=self._shared.host,
             pid=os.getpid(),
-            slots=tuple(slot.info for slot in self._slots),
+            slots=tuple(slot.info for slot in self._slots if not slot.is_parked),
             version=importlib.metadata.version("larnn-search"),
             message="; ".join(filter(None, messages)),
         )
@@ -177,6 +176,7 @@ def run_worker(
     *,
     objectives: Sequence[str],
     slots: Sequence[str] = ("cpu",),
+    cores: int | None = None,
     studies: Sequence[str] | None = None,
     exit_when_done: Sequence[str] = (),
     lease_s: float = LEASE_SECONDS,
@@ -198,6 +198,7 @@ def run_worker(
     settings = WorkerSettings(
         objectives=objectives,
         slots=slots,
+        cores=cores,
         studies=studies,
         exit_when_done=exit_when_done,
         lease_s=lease_s,

@@ -39,7 +39,9 @@ output_option = option(
     help="Folder for figures and logs; each study has its own inside.",
 )  # fmt: skip
 workers_option = option(
-    "--workers", type=click.IntRange(min=1), default=2, help="Worker processes on this machine."
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Worker processes on this machine; none: 2, or as few as its cores take.",
 )
 no_test_option = click.option(
     "--no-test", is_flag=True, help="Look at no test people when the study is over."
@@ -64,8 +66,8 @@ lease_option = option(
 @mongo_option
 @json_option
 def run(
-    workers: int, device: str, ahead: int | None, no_test: bool, output: Path, mongo: str | None,
-    as_json: bool, **request: Any,
+    workers: int | None, device: str, ahead: int | None, no_test: bool, output: Path,
+    mongo: str | None, as_json: bool, **request: Any,
 ) -> int:  # fmt: skip
     """Search on this machine: feeder, workers, live view, and the answer at the end.
 
@@ -129,7 +131,7 @@ def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) 
     "--slots",
     default="auto",
     metavar="auto|N",
-    help="Trials at a time; auto: one per GPU, else as many as the CPU takes.",
+    help="Trials at a time; auto: one per GPU, else as many as their threads find cores.",
 )
 @device_option
 @backend_option
@@ -156,7 +158,8 @@ def worker(
 ) -> None:  # fmt: skip
     """Pull trials from the queue and run them, until told to stop."""
     from search.launch import OWN_OBJECTIVES
-    from trials.worker import detect_slots, run_worker
+    from trials.devices import detect_slots, usable_cores
+    from trials.worker import run_worker
 
     devices = detect_slots(slots, device=device)
     if with_parent is not None:
@@ -165,6 +168,7 @@ def worker(
         run_worker(
             store,
             slots=devices,
+            cores=usable_cores() if slots == "auto" and "cpu" in devices else None,
             objectives=(*OWN_OBJECTIVES, *allowed),
             studies=studies or None,
             # Workers of `run` have no other search to wait for.
@@ -178,14 +182,15 @@ COMMANDS = (run, launch, feed, worker)
 
 
 def carry_out(
-    store: TrialStore, study: Study, folder: Path, *, workers: int, device: str,
+    store: TrialStore, study: Study, folder: Path, *, workers: int | None, device: str,
     ahead: int | None, mongo: str | None,
 ) -> None:  # fmt: skip
     """Run a study to its end with workers of this machine, and show how it goes."""
-    from search.pool import WorkerPool
+    from search.pool import WorkerPool, fitting_workers
 
     if _is_over(study):
         return
+    workers = workers or fitting_workers(study.spec.threads)
     log = folder / LOG_FILE
     objectives = [study.spec.objective]
     pool = WorkerPool(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search import launch
+from search import launch, pool
 from search.launch import Request, build_spec
 from search.options import memory_size
 from search.presets import PRESETS
@@ -103,3 +103,31 @@ def test_what_no_trial_could_train_is_refused_at_once(request_, words):
 )
 def test_memory_is_written_as_people_do(text, size):
     assert memory_size(text) == size
+
+
+# -- on how many cores ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 2), (2, 2), (3, 1), (8, 1)])
+def test_run_starts_no_more_workers_than_the_cores_take(monkeypatch, threads, workers):
+    monkeypatch.setattr(pool, "usable_cores", lambda: 4)
+    assert pool.fitting_workers(threads) == workers
+
+
+@pytest.mark.mongo
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("slots", "gpus", "devices", "cores"),
+    [
+        ("auto", "", ("cpu",) * 6, 6),
+        ("8", "", ("cpu",) * 8, None),
+        ("auto", "0,1", ("cuda:0", "cuda:1"), None),
+    ],
+)
+def test_automatic_slots_share_the_cores(monkeypatch, larnn, slots, gpus, devices, cores):
+    told = {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr("trials.devices.usable_cores", lambda: 6)
+    monkeypatch.setattr("trials.worker.run_worker", lambda store, **settings: told.update(settings))
+    larnn("worker", "--slots", slots)
+    assert (told["slots"], told["cores"]) == (devices, cores)

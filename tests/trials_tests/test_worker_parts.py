@@ -7,11 +7,12 @@ import pytest
 
 from tests.trials_tests.working import add_study
 from trials.chooser import Chooser
-from trials.devices import detect_slots, usable_cores, visible_gpus
+from trials.devices import Cores, detect_slots, usable_cores, visible_gpus
 from trials.errors import InvalidValueError
 from trials.health import SlotHealth
 from trials.memory_store import MemoryStore
 from trials.settings import WorkerSettings
+from trials.study import StudyState
 from trials.trial import Failure, FailureKind, Outcome, TrialState
 
 
@@ -23,17 +24,16 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("slots", "gpus", "cores", "threads", "expected"),
+    ("slots", "gpus", "cores", "expected"),
     [
-        ("auto", ["0", "1"], 64, 1, ("cuda:0", "cuda:1")),
-        ("auto", [], 8, 3, ("cpu", "cpu")),
-        ("auto", [], 2, 4, ("cpu",)),
-        (3, ["0", "GPU-5"], 64, 1, ("cuda:0", "cuda:GPU-5", "cuda:0")),
-        ("2", [], 1, 1, ("cpu", "cpu")),
+        ("auto", ["0", "1"], 64, ("cuda:0", "cuda:1")),
+        ("auto", [], 3, ("cpu", "cpu", "cpu")),
+        (3, ["0", "GPU-5"], 64, ("cuda:0", "cuda:GPU-5", "cuda:0")),
+        ("2", [], 1, ("cpu", "cpu")),
     ],
 )
-def test_slots_from_gpus_and_cores(slots, gpus, cores, threads, expected):
-    assert detect_slots(slots, threads=threads, gpus=gpus, cores=cores) == expected
+def test_slots_from_gpus_and_cores(slots, gpus, cores, expected):
+    assert detect_slots(slots, gpus=gpus, cores=cores) == expected
 
 
 @pytest.mark.parametrize("slots", ["many", 0, "-1", "1.5"])
@@ -71,6 +71,19 @@ def test_cores_respect_a_containers_quota(tmp_path):
         assert usable_cores(quota) == expected
 
 
+def test_trials_share_the_cores():
+    cores = Cores(4)
+    assert cores.take(3)
+    assert not cores.take(2)
+    assert cores.take(1)
+    cores.give_back(3)
+    assert not cores.take(8)
+    cores.give_back(1)
+    assert cores.take(8)  # more than there are: alone
+    assert not cores.take(1)
+    assert all(Cores(None).take(1000) for _ in range(2))
+
+
 @pytest.fixture
 def store():
     return MemoryStore()
@@ -97,6 +110,21 @@ def test_one_slot_starves_no_study(store):
     choice = chooser(store)
     taken = Counter(choice.offers()[0].study for _ in range(4000))
     assert abs(taken["a"] / 4000 - 0.75) < 0.05  # 7 standard deviations
+
+
+def test_nothing_else_is_offered_while_cores_are_held_for_a_study(store):
+    clock = Clock()
+    add_study(store, "m:f", [{}], name="narrow", priority=1000)
+    add_study(store, "m:f", [{}], name="wide", threads=4)
+    choice = chooser(store, clock)
+    choice.hold("wide")
+    assert [offer.study for offer in choice.offers()] == ["wide"]
+    choice.took("wide")
+    assert len(choice.offers()) == 2
+    choice.hold("wide")
+    store.set_study_state("wide", StudyState.PAUSED)
+    clock.now += 0.6
+    assert [offer.study for offer in choice.offers()] == ["narrow"]  # never for nothing
 
 
 def test_offers_are_asked_for_again_when_old_or_empty(store):

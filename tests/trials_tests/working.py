@@ -76,9 +76,9 @@ def finished(store, name="s"):
 class RunningWorker:
     """A worker in a thread, stopped when the block ends."""
 
-    def __init__(self, store, **settings):
+    def __init__(self, store, clock=time.monotonic, **settings):
         settings = {"objectives": ALLOWED, "lease_s": 30.0, "heartbeat_s": 0.05} | settings
-        self.worker = Worker(store, WorkerSettings(**settings))
+        self.worker = Worker(store, WorkerSettings(**settings), clock)
         self.error = None
         self.thread = threading.Thread(target=self._run)
 
