@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from trials.errors import BrokenDocumentError, LeaseLostError, StoreUnavailableError, TrialsError
@@ -39,7 +40,7 @@ class Attempt:
         self._lost: str | None = None
         self._told: StopReason | None = None
         self._killed_after = float("inf")
-        self._started = self._progressed = self._memory_checked = shared.clock()
+        self._started = self._progressed = self._memory_checked = float("-inf")
         self._latest: Report | None = None
         self._least_loss = least_loss(trial.reports)
         self._printed = b""
@@ -94,6 +95,8 @@ class Attempt:
             self._child.send(header, checkpoint or b"")
         except ValueError as error:
             return self._failed(FailureKind.EXCEPTION, str(error))
+        # From here on it is the trial's time: its checkpoint may have waited for the database.
+        self._started = self._progressed = self._memory_checked = self._shared.clock()
         while True:
             for frame in self._child.receive(TICK_SECONDS):
                 if (outcome := self._hear(frame)) is not None:
@@ -202,7 +205,8 @@ class Attempt:
     def _failed(self, kind: FailureKind, message: str, trace: str = "") -> Outcome:
         shared, trial = self._shared, self.trial
         failure = Failure(kind, message, shared.name, shared.host, trial.attempt, trace)
-        return outcome_of(failure, trial.retries, self.study.spec.max_retries)
+        outcome = outcome_of(failure, trial.retries, self.study.spec.max_retries)
+        return replace(outcome, result=self._with_device({}))
 
     def _with_device(self, result: Mapping[str, Any]) -> dict[str, Any]:
         return {**result, "device": self._child.device}

@@ -1,5 +1,6 @@
 import os
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from trials.errors import InvalidValueError, StoreUnavailableError, TrialRefused
 from trials.memory_store import MemoryStore
 from trials.settings import Stop, WorkerSettings
 from trials.study import StudyState
-from trials.trial import FailureKind, TrialState
+from trials.trial import FailureKind, Outcome, TrialState
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +72,19 @@ def test_the_child_sees_its_trial_and_no_way_to_the_database(store, monkeypatch)
     assert store.load_blob("s", 0, "weights") == b"\x00weights"
 
 
+def test_running_trials_have_no_more_threads_than_the_worker_has_cores(store, gate):
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}] * 3, threads=2)
+    with RunningWorker(store, slots=["cpu"] * 5, cores=5):
+        eventually(lambda: store.counts("s")[TrialState.RUNNING] == 2)
+        # A slot without cores is no slot: nobody should suggest trials for it.
+        eventually(lambda: len(store.list_workers()[0].slots) == 2)
+        assert store.counts("s")[TrialState.RUNNING] == 2
+        add_study(store, "square", [{"x": 1}], name="narrow", priority=1000)
+        gate.touch()
+        eventually(lambda: finished(store) and finished(store, "narrow"))
+        eventually(lambda: len(store.list_workers()[0].slots) == 5)
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
@@ -98,6 +112,7 @@ def test_failures_are_told_apart(store, how, kind, message):
     assert failure.attempt == 1
     assert failure.worker == trial.worker
     assert failure.host == trial.host
+    assert trial.result == {"device": "cpu"}
 
 
 def test_an_exception_leaves_its_traceback(store):
@@ -130,6 +145,24 @@ def test_limits_are_enforced_from_outside(store, how, limit, kind):
     (trial,) = run_all(store)
     assert trial.failures[0].kind is kind
     assert next(iter(limit)) in trial.failures[0].message
+
+
+def test_time_that_a_checkpoint_waits_for_the_database_is_not_the_trials(store, gate, monkeypatch):
+    gate.touch()
+    limits = {"trial_timeout_s": 60, "stall_timeout_s": 60}
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}], **limits)
+    store.finish(store.reserve("s", "w", "h", "t").claim, Outcome(TrialState.WAITING))
+    late, load = 0.0, store.load_blob
+
+    def load_late(*arguments):
+        nonlocal late
+        late += 90.0
+        return load(*arguments)
+
+    monkeypatch.setattr(store, "load_blob", load_late)
+    with RunningWorker(store, clock=lambda: time.monotonic() + late):
+        (trial,) = eventually(lambda: finished(store))
+    assert (trial.state, trial.failures) == (TrialState.COMPLETE, ())
 
 
 def test_a_trial_within_its_limits_is_left_in_peace(store):
