@@ -27,7 +27,7 @@ from trials.errors import (
     StoreUnavailableError,
     StudyNotFoundError,
 )
-from trials.store import LEASE_SECONDS, WEIGHTS, TrialStore
+from trials.store import LEASE_SECONDS, REUNION_SECONDS, WEIGHTS, TrialStore
 from trials.study import Study, StudyState
 from trials.trial import BUDGET_STATES, Trial, TrialState
 
@@ -87,7 +87,8 @@ class Feeder:
         self._wait = wait
         self._view = StudyView(store, study)
         self._suggester: Suggester | None = None
-        self._timers: dict[str, datetime] = {}
+        patience_s = min(REUNION_SECONDS, lease_s)
+        self._timers = {"expired": clock() + timedelta(seconds=patience_s)}
         self._slots = 0
         self._finished_here: list[Trial] = []
         self._unswept = 0

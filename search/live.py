@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from rich.text import Text
 from search.results import searched_settings
 from search.snapshot import Snapshot, StudyFollower, take_snapshot, utc_now
 from search.text import format_duration, format_value, sparkline
+from trials.errors import StoreUnavailableError
+from trials.retrying import patience
 from trials.store import TrialStore, WorkerInfo
 from trials.trial import Trial, TrialState
 
@@ -28,6 +31,10 @@ __all__ = ["LiveView", "Snapshot", "render", "take_snapshot"]
 
 REFRESH_SECONDS = 0.5
 LINES_EVERY_SECONDS = 3.0
+PATIENCE_SECONDS = 5.0
+"""So long the store is silent before people are told."""
+OUTAGE_SECONDS = 900.0
+"""After a longer outage the view ends; workers and feeders wait for as long as it takes."""
 MOST_ROWS = 8
 """Running trials, and workers, listed one by one; what goes beyond is counted."""
 STATE_STYLES = {
@@ -91,6 +98,9 @@ class LiveView:
         self._console = console or Console()
         self._sleep = sleep
         self._lines = PlainLines(self._console, timer)
+        self._timer = timer
+        self._latest: Snapshot | None = None
+        self._silent_since: float | None = None
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=False)
@@ -112,22 +122,43 @@ class LiveView:
             self._lines.flush()
 
     def refresh(self, footer: str = "") -> Snapshot:
-        """Read the study, show it, and return what was read.
+        """Read the study, show it, and return what was read last: an outage is told and sat out.
 
         Args:
             footer: A line to show below; not where plain lines are printed.
 
         Raises:
             StudyNotFoundError: If the study was deleted meanwhile.
-            StoreUnavailableError: If the store cannot be reached.
+            StoreUnavailableError: If the store could not be reached at first, or not for too long.
         """
-        snapshot = self._follower.snapshot()
+        try:
+            with patience(math.inf if self._latest is None else PATIENCE_SECONDS):
+                self._latest = self._follower.snapshot()
+        except StoreUnavailableError as error:
+            return self._outlast(error)
+        self._silent_since = None
         if self._live is not None:
-            below = [Text(), Text(footer, style="dim")] if footer else []
-            self._live.update(Group(render(snapshot), *below), refresh=True)
+            self._draw(self._live, self._latest, footer)
         else:
-            self._lines.show(snapshot)
-        return snapshot
+            self._lines.show(self._latest)
+        return self._latest
+
+    def _outlast(self, error: StoreUnavailableError) -> Snapshot:
+        """Tell that the store does not answer; what is known meanwhile."""
+        now, is_new = self._timer(), self._silent_since is None
+        since = self._silent_since = now if self._silent_since is None else self._silent_since
+        if self._latest is None or now - since > OUTAGE_SECONDS:
+            raise error
+        line = f"MongoDB does not answer, trying again: {error}"
+        if self._live is not None:
+            self._draw(self._live, self._latest, line)
+        elif is_new:
+            self._lines.tell(line)
+        return self._latest
+
+    def _draw(self, live: Live, snapshot: Snapshot, footer: str) -> None:
+        below = [Text(), Text(footer, style="dim")] if footer else []
+        live.update(Group(render(snapshot), *below), refresh=True)
 
     def wait(self) -> None:
         """Let the time between two refreshes pass."""
@@ -156,7 +187,7 @@ class PlainLines:
         if snapshot.study.state != self._shown_state:
             self.flush()
             self._shown_state = snapshot.study.state
-            self._print(summary(snapshot))
+            self.tell(summary(snapshot))
         elif self._pending and self._timer() >= self._next_at:
             self.flush()
 
@@ -168,11 +199,11 @@ class PlainLines:
         if len(self._pending) > MOST_ROWS:
             states = Counter(str(trial.state) for trial in self._pending)
             told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            self._print(f"{len(self._pending)} trials ended ({told}); {summary(self._latest)}")
+            self.tell(f"{len(self._pending)} trials ended ({told}); {summary(self._latest)}")
         else:
             for trial in self._pending:
                 new = best is not None and trial.number == best.number != self._shown_best
-                self._print(self._line(trial) + (", the best so far" if new else ""))
+                self.tell(self._line(trial) + (", the best so far" if new else ""))
         self._shown_best = best.number if best else None
         self._pending = []
         self._next_at = self._timer() + LINES_EVERY_SECONDS
@@ -189,7 +220,8 @@ class PlainLines:
             line += f", {format_duration(seconds)}"
         return line
 
-    def _print(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Print a line as it is."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -161,13 +161,15 @@ class StudyFollower:
         study = self._store.get_study(self._name)
         running = tuple(self._store.list_trials(self._name, states=[TrialState.RUNNING]))
         counts = self._store.counts(self._name)
+        best, workers = self._store.best_trial(self._name), tuple(self._store.list_workers())
+        # Last: what this tells once must not get lost when the store fails at another.
         finished = self._look(counts, running)
         return Snapshot(
             study=study,
             counts=counts,
-            best=self._store.best_trial(self._name),
+            best=best,
             running=running,
-            workers=tuple(self._store.list_workers()),
+            workers=workers,
             newly_finished=finished,
             typical_s=statistics.fmean(self._durations) if self._durations else None,
             taken_at=self._clock(),

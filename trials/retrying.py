@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -13,12 +16,10 @@ import pymongo
 from pymongo.errors import ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
 
 from trials.errors import InvalidValueError, StoreUnavailableError, TrialsError
+from trials.store import REUNION_SECONDS
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-REUNION_S = 15.0
-"""After an outage, until whoever lives is heard of again: `LONGEST_PAUSE_S`, a try that still waits
-for an answer or a connection, and a heartbeat."""
 OUT_OF_DISK = 14031
 PASSING = {6, 7, 43, 50, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436}
 """Server errors of a connection, of our own time limit, a shutdown or a change of primary, and
@@ -26,6 +27,8 @@ cursors lost with them."""
 TOO_LARGE = {10334, 17419, 17420}
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = {18, 8000}
+
+_patience_s: ContextVar[float] = ContextVar("patience_s", default=math.inf)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +56,7 @@ class Outage:
 
     def may_have_silenced_others(self, now: float) -> bool:
         """Whether others, cut off as long as this client was, may still be on their way back."""
-        return self.began is not None or now < self.ended + min(self.lasted, REUNION_S)
+        return self.began is not None or now < self.ended + min(self.lasted, REUNION_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Retrying:
             except PyMongoError as error:
                 if is_outage(error):
                     self.outage.begin(tried_at)
-                left = started + self.for_s - self.clock()
+                left = started + min(self.for_s, _patience_s.get()) - self.clock()
                 if not is_outage(error) or left <= 0:
                     raise translated(error, self.where) from error
             else:
@@ -93,6 +96,19 @@ class Retrying:
                 return answer
             self.sleep(min(left, pause * (0.5 + self.random() / 2)))
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Within the block this thread's operations are tried for so long at most.
+
+    For those who tell somebody what goes on, and then try again themselves.
+    """
+    before = _patience_s.set(seconds)
+    try:
+        yield
+    finally:
+        _patience_s.reset(before)
 
 
 class _Retries(Protocol):

@@ -32,6 +32,10 @@ ELSEWHERE_SECONDS = 10.0
 """How long a trial that is tried again waits for another worker than those on which it failed. An
 idle worker asks every 1.25 s or sooner, and after an outage every 5 s: whoever is free has asked
 twice. Beside the minutes that a trial takes it is little, for a worker that is alone."""
+REUNION_SECONDS = 15.0
+"""After an outage, until whoever lives is heard of again: the longest pause between two tries, a
+try that still waits for an answer or a connection, and a heartbeat. Who has just started cannot
+know whether there was one, and takes back no lease before."""
 CHECKPOINT = "checkpoint"
 """Blob kind: where a stopped attempt goes on from; deleted when the trial finishes."""
 WEIGHTS = "weights"

@@ -27,6 +27,7 @@ from trials.store import (
     ELSEWHERE_SECONDS,
     HEARTBEAT_SECONDS,
     LEASE_SECONDS,
+    REUNION_SECONDS,
     TrialStore,
     WorkerInfo,
 )
@@ -108,7 +109,8 @@ class Worker:
     def _beat_on(self) -> None:
         """Until the worker has left: beat, take back expired leases, see whether all is done."""
         clock, store = self._shared.clock, self._shared.store
-        beat_at = release_at = clock()
+        beat_at = clock()
+        release_at = beat_at + min(REUNION_SECONDS, self._settings.lease_s)
         while True:
             if clock() >= beat_at:
                 beat_at = clock() + self._settings.heartbeat_s

@@ -1,15 +1,18 @@
 """The database goes away while workers train: nothing is lost, and everything goes on."""
 
 import contextlib
+import functools
 import os
 import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.acceptance.servers import Mongod, Proxy
-from tests.acceptance.worker_process import started_worker
+from tests.acceptance.worker_process import ROOT, started_worker
 from tests.trials_tests.conftest import server_folder
+from tests.trials_tests.objectives import HERE
 from tests.trials_tests.working import add_study, eventually, finished
 from trials.errors import StoreUnavailableError
 from trials.mongo_store import MongoStore
@@ -84,6 +87,48 @@ def test_nothing_is_lost_though_all_are_cut_off_for_longer_than_their_leases(
         eventually(lambda: has_expired(store, 0) and has_expired(store, 1))
         proxy.mend()
         attempt_undisturbed(store)  # whoever came back first has not taken the other's trial
+
+
+@pytest.mark.timeout(480)
+def test_everybody_is_cut_off_for_a_minute_with_all_settings_as_they_come(store, proxy, tmp_path):
+    gate, done = tmp_path / "gate", [tmp_path / f"done-{i}" for i in range(2)]
+    params = [{"steps": 3, "gate": str(gate), "done": str(path)} for path in done]
+    add_study(store, "steps", params, max_trials=2)
+    command = [sys.executable, "-m", "search"]
+    allow = ["--allow-objective", f"{HERE}:steps", "--slots", "1", "--device", "cpu"]
+    run = functools.partial(
+        subprocess.Popen, cwd=ROOT, stderr=subprocess.STDOUT, env={
+            **os.environ, "PYTHONPATH": str(ROOT), "LARNN_MONGO_URI": proxy.uri(),
+        },
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+
+        def start(name, *arguments):
+            log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
+            process = run([*command, *arguments], stdout=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        for i in range(2):
+            start(f"worker-{i}", "worker", *allow)
+        eventually(lambda: all(trial.reports for trial in store.list_trials("s")))
+        start("feeder", "feed", "--study", "s")
+        watcher = start("watcher", "status", "s", "--watch")
+        said = (tmp_path / "watcher.log").read_text
+        eventually(lambda: "2 running" in said())
+        proxy.cut()
+        gate.touch()
+        began = time.monotonic()
+        eventually(lambda: all(path.exists() for path in done))  # they trained on
+        eventually(lambda: "MongoDB does not answer, trying again" in said())
+        eventually(lambda: time.monotonic() > began + 60)
+        assert all(has_expired(store, number) for number in range(2))
+        proxy.mend()
+        start("newcomer", "worker", *allow)  # which knows of no outage
+        attempt_undisturbed(store)
+        assert watcher.wait(90) == 0
+        assert "s COMPLETE: 2/2 finished" in said()
 
 
 def has_expired(store, number):

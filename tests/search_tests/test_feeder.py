@@ -354,7 +354,11 @@ def test_expired_trials_are_given_back_to_the_queue() -> None:
     bench = Bench()
     bench.step()
     bench.reserve(lease_s=5)
-    bench.clock.advance(6)
+    bench.clock.advance(14)
+    bench.step()
+    # This feeder has just started: had there been an outage, the worker could still be back.
+    assert bench.counts() == {RUNNING: 1}
+    bench.clock.advance(1)
     bench.step()
     assert bench.counts() == {WAITING: 1}
 

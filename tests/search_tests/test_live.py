@@ -12,7 +12,7 @@ from search.results import best
 from search.snapshot import LOOK_BACK, Snapshot, StudyFollower, take_snapshot
 from search.text import format_duration, format_value, sparkline
 from tests.search_tests.sample_study import WORKERS, sample_study, sample_trials
-from trials.errors import StudyNotFoundError
+from trials.errors import StoreUnavailableError, StudyNotFoundError
 from trials.memory_store import MemoryStore
 from trials.store import NewTrial, WorkerInfo
 from trials.study import StudyState
@@ -249,6 +249,48 @@ def test_a_terminal_gets_one_display_and_wait_uses_the_given_sleep():
         view.wait()
     assert "loss 0.25, trial 0" in file.getvalue()
     assert len(slept) == 1
+
+
+class FlakyStore(Store):
+    """Does not answer while ``is_down``."""
+
+    is_down = False
+
+    def list_workers(self, *arguments):
+        if self.is_down:
+            raise StoreUnavailableError("cannot reach MongoDB at host")
+        return super().list_workers(*arguments)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_an_outage_is_told_and_sat_out(is_terminal):
+    store, file, now = FlakyStore(), io.StringIO(), [0.0]
+    store.add(2)
+    console = Console(file=file, force_terminal=is_terminal, width=100, height=40)
+    with LiveView(store, "quick", console, timer=lambda: now[0]) as view:
+        before = view.refresh()
+        store.is_down = True
+        store.run(0.25)
+        for _ in range(5):  # many minutes
+            assert view.refresh() is before
+            now[0] += 150
+        store.is_down = False
+        assert view.refresh().best.loss == 0.25
+    shown = file.getvalue()
+    assert "MongoDB does not answer, trying again: cannot reach MongoDB at host" in shown
+    assert "loss 0.25" in shown  # what ended meanwhile
+    assert is_terminal or len(shown.splitlines()) == 3
+
+
+def test_an_outage_without_end_ends_the_view():
+    store, now = FlakyStore(), [0.0]
+    with LiveView(store, "quick", Console(file=io.StringIO()), timer=lambda: now[0]) as view:
+        view.refresh()
+        store.is_down = True
+        view.refresh()
+        now[0] += 1000
+        with pytest.raises(StoreUnavailableError):
+            view.refresh()
 
 
 def test_summary_is_one_line():

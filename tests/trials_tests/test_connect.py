@@ -23,7 +23,7 @@ from trials.connect import connect, has_password, password_for
 from trials.errors import InvalidValueError, StoreUnavailableError
 from trials.mongo_base import address
 from trials.mongo_store import MongoStore
-from trials.retrying import Retrying
+from trials.retrying import Retrying, patience
 from trials.store import NewTrial
 from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, Report, TrialState
@@ -192,6 +192,15 @@ def test_an_outage_is_waited_out_with_growing_pauses() -> None:
     retry, late = retrying(60, random=1.0)
     retry(failing(*OUTAGES))  # type: ignore[arg-type]  # as above
     assert late == [2 * pause for pause in pauses]
+
+
+def test_who_tells_of_an_outage_himself_is_asked_back_sooner() -> None:
+    retry, pauses = retrying(60)
+    with patience(5), pytest.raises(StoreUnavailableError):
+        retry(failing(*[OUTAGES[0]] * 100))  # type: ignore[arg-type]  # any callable
+    assert sum(pauses) == 5
+    assert retry(failing(*[OUTAGES[0]] * 10)) == "done"  # type: ignore[arg-type]  # as above
+    assert sum(pauses) > 10
 
 
 @pytest.mark.parametrize(("lasted_s", "wait_s"), [(0.3, 0.3), (60.0, 15.0)])

@@ -340,6 +340,18 @@ def test_a_worker_fenced_out_kills_its_trial_and_goes_on(gate):
         assert [f.kind for f in trial.failures] == [FailureKind.LOST_WORKER]
 
 
+def test_a_worker_that_has_just_started_takes_back_no_lease(store, monkeypatch):
+    now, released_at = [0.0], []
+    monkeypatch.setattr(store, "release_expired", lambda: released_at.append(now[0]) or [])
+    with RunningWorker(store, clock=lambda: now[0]):
+        eventually(store.list_workers)
+        for now[0] in (14.0, 16.0):
+            before = store.list_workers()[0].last_seen_at
+            eventually(lambda: store.list_workers()[0].last_seen_at > before)  # noqa: B023  # awaited
+        eventually(lambda: released_at)
+    assert released_at[0] == 16.0
+
+
 def test_what_a_trial_prints_is_kept_head_and_tail(store):
     add_study(store, "misbehave", [{"how": "chatter"}])
     run_all(store)
