@@ -114,13 +114,11 @@ def documents_of(text: str) -> dict[str, Any]:
 
 def test_env_example_shows_every_setting_and_its_default() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
-    shown = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    found: dict[str, set[str]] = {}
-    for path in COMPOSE_FILES[:2]:
-        for name, default in VARIABLE.findall(path.read_text()):
-            found.setdefault(name, set()).add(default)
-    assert set(shown) == set(found)
-    assert [name for name, default in shown.items() if default not in found[name]] == []
+    shown = [tuple(line.split("=", 1)) for line in lines if line and not line.startswith("#")]
+    found = {pair for path in COMPOSE_FILES[:2] for pair in VARIABLE.findall(path.read_text())}
+    # Copied as it is, the file changes nothing: one default a name, and that one is shown.
+    assert len({name for name, _ in shown}) == len(shown)
+    assert set(shown) == found
 
 
 def test_docker_ignores_all_but_what_the_image_is_made_of() -> None:
