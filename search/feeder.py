@@ -222,11 +222,12 @@ class Feeder:
             self._view.add(self._store.add_trials(self._name, self._token, first, proposals))
 
     def _serving_slots(self) -> int:
-        """Slots of live workers that run this study's trials or none."""
+        """Slots of live workers that serve this study, and run its trials or none."""
         if self._is_due("workers", 1.0):
             self._slots = sum(
                 isinstance(slot, Mapping) and slot.get("study") in (None, "", self._name)
                 for worker in self._store.list_workers()
+                if worker.serves(self._name)
                 for slot in worker.slots
             )
         return self._slots

@@ -55,11 +55,6 @@ class Blobs:
         self._files = database[f"{BUCKET}.files"].with_options(write_concern=write_concern)
         self._chunks = database[f"{BUCKET}.chunks"].with_options(write_concern=write_concern)
 
-    def ensure_indexes(self) -> None:
-        """As GridFS makes them with its first write, for which a worker may lack the right."""
-        self._files.create_index([("filename", 1), ("uploadDate", 1)])
-        self._chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
-
     def write(self, key: str, data: bytes) -> None:
         """Write all of ``data``; the key is readable only once it is complete."""
         try:

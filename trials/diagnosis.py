@@ -37,10 +37,9 @@ def diagnose_study(store: MongoStore, only: str | None = None) -> Iterator[Sympt
             yield _diagnose(store, study, workers, is_fed=study.name not in unfed)
 
 
-def _diagnose(
-    store: MongoStore, study: Study, workers: list[WorkerInfo], *, is_fed: bool
-) -> Symptom:
+def _diagnose(store: MongoStore, study: Study, alive: list[WorkerInfo], *, is_fed: bool) -> Symptom:
     name, counts = study.name, store.counts(study.name)
+    workers = [worker for worker in alive if worker.serves(name)]
     waiting, running = counts[TrialState.WAITING], counts[TrialState.RUNNING]
     finished = sum(counts[state] for state in BUDGET_STATES)
     feed = f"larnn-search feed --study {name}"
@@ -58,8 +57,9 @@ def _diagnose(
     if not workers and (running or waiting or is_fed):
         own = study.spec.objective.partition(":")[0].startswith("search.")
         allow = "" if own else f" --allow-objective {study.spec.objective}"
+        lack = "every worker serves other studies only" if alive else "no worker is alive"
         return stuck(
-            f"{waiting} trials wait and no worker is alive",
+            f"{waiting} trials wait and {lack}",
             f"larnn-search worker --study {name}{allow}",
         )
     if not is_fed and study.state is StudyState.STOPPING and not running:

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from trials import pipelines
 from trials.diagnosis import diagnose_study
 from trials.documents import SCHEMA_VERSION, schema_message
-from trials.mongo_base import STUDY_INDEXES, TRIAL_INDEXES, WORKER_INDEXES
+from trials.indexes import faulty_indexes
 from trials.mongo_store import MongoStore
 from trials.retrying import translated
 from trials.trial import TrialState
@@ -163,25 +163,21 @@ def _examine_login(store: MongoStore) -> Finding:
 
 
 def _examine_indexes(store: MongoStore) -> Iterator[Finding]:
-    wanted = {"trials": TRIAL_INDEXES, "studies": STUDY_INDEXES, "workers": WORKER_INDEXES}
-    missing = []
-    for collection, indexes in wanted.items():
-        there = store.database[collection].index_information()
-        missing += [
-            f"{collection}.{name}"
-            for index in indexes
-            if (name := index.document["name"]) not in there
-        ]
-    if missing and store.database["studies"].find_one({}, {"_id": 1}) is not None:
-        yield Finding(
-            "indexes",
-            Level.PROBLEM,
-            f"missing, so that every step is slow: {', '.join(missing)}",
-            "larnn-search upgrade",
-        )
-    else:
+    missing, other = faulty_indexes(store.database)
+    if not other and store.database["studies"].find_one({}, {"_id": 1}) is None:
         state = "none made yet: the database is empty" if missing else "all are there"
         yield Finding("indexes", Level.OK, state)
+        return
+    for faulty, fault in ((missing, "missing"), (other, "other than they should be")):
+        if faulty:
+            yield Finding(
+                "indexes",
+                Level.PROBLEM,
+                f"{fault}, so that every step is slow: {', '.join(map('.'.join, faulty))}",
+                "larnn-search upgrade",
+            )
+    if not (missing or other):
+        yield Finding("indexes", Level.OK, "all are there")
 
 
 def _examine_schema(store: MongoStore) -> Iterator[Finding]:

@@ -129,6 +129,7 @@ def encode_worker(worker: WorkerInfo) -> Document:
             "slots": worker.slots,
             "version": worker.version,
             "message": worker.message,
+            "studies": worker.studies,
         },
         f"worker {worker.name!r}",
     )

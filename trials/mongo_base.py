@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo import ASCENDING, IndexModel, MongoClient
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.write_concern import WriteConcern
@@ -18,8 +18,8 @@ from pymongo.write_concern import WriteConcern
 from trials.blobs import Blobs
 from trials.documents import SCHEMA_VERSION, Document, schema_message
 from trials.errors import InvalidValueError, SchemaVersionError, StoreUnavailableError
+from trials.indexes import make_indexes
 from trials.retrying import Retrying, retried, translated
-from trials.trial import TrialState
 
 DATABASE = "larnn_search"
 LEAST_SERVER = (6, 0)
@@ -34,7 +34,6 @@ QUIET_MS = 60_000
 DURABLE = WriteConcern(w="majority", j=True)
 FLEETING = WriteConcern(w=1)
 """For heartbeats: one that is lost is followed by the next."""
-WORKER_KEPT_S = 86_400
 LEGIBLE: CodecOptions[Document] = CodecOptions(
     document_class=dict,
     tz_aware=True,
@@ -43,29 +42,6 @@ LEGIBLE: CodecOptions[Document] = CodecOptions(
     unicode_decode_error_handler="replace",
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
-
-# No other index has all states by study: the planner would now and then take it for the queue.
-TRIAL_INDEXES = [
-    IndexModel([("study", 1), ("state", 1), ("number", 1)], name="queue"),
-    IndexModel(
-        [("study", 1), ("loss", 1), ("number", 1)],
-        name="best",
-        partialFilterExpression={"state": TrialState.COMPLETE.value},
-    ),
-    IndexModel(
-        [("lease_expires_at", ASCENDING)],
-        name="leases",
-        partialFilterExpression={"state": TrialState.RUNNING.value},
-    ),
-    IndexModel(
-        [("token", ASCENDING)],
-        name="tokens",
-        unique=True,
-        partialFilterExpression={"state": TrialState.RUNNING.value, "token": {"$type": "string"}},
-    ),
-]
-STUDY_INDEXES = [IndexModel([("state", 1)], name="state")]
-WORKER_INDEXES = [IndexModel([("last_seen_at", 1)], name="seen", expireAfterSeconds=WORKER_KEPT_S)]
 
 
 class MongoBase:
@@ -155,10 +131,7 @@ class MongoBase:
         self._meta.update_one(
             {"_id": "schema"}, {"$setOnInsert": {"version": SCHEMA_VERSION}}, upsert=True
         )
-        self._trials.create_indexes(TRIAL_INDEXES)
-        self._studies.create_indexes(STUDY_INDEXES)
-        self._workers.create_indexes(WORKER_INDEXES)
-        self._blobs.ensure_indexes()
+        make_indexes(self._database)
         self._is_prepared = True
 
     def _now(self) -> datetime:

@@ -217,6 +217,7 @@ def decode_worker(document: object) -> WorkerInfo:
         BrokenDocumentError: If it does not fit.
     """
     read = _Reader(document, "a worker")
+    studies = read.get("studies", list, type(None))
     return WorkerInfo(
         name=read.get("_id", str),
         host=read.get("host", str),
@@ -224,5 +225,6 @@ def decode_worker(document: object) -> WorkerInfo:
         slots=tuple(read.get("slots", list)),
         version=read.get("version", str),
         message=read.get("message", str),
+        studies=None if studies is None else tuple(map(str, studies)),
         last_seen_at=read.get("last_seen_at", datetime),
     )

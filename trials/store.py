@@ -66,8 +66,14 @@ class WorkerInfo:
     version: str = ""
     message: str = ""
     """For people: quarantined and why, studies left alone and why."""
+    studies: tuple[str, ...] | None = None
+    """The only ones it serves; None: all."""
     last_seen_at: datetime | None = None
     """By the store's clock; set by the store."""
+
+    def serves(self, study: str) -> bool:
+        """Whether it was started for this study, among others."""
+        return self.studies is None or study in self.studies
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pymongo.database import Database
 
 from trials.documents import SCHEMA_VERSION, Document, schema_message
 from trials.errors import SchemaVersionError, StoreUnavailableError
+from trials.indexes import drop_other_indexes
 from trials.mongo_store import MongoStore
 
 Step = Callable[[Database[Document]], None]
@@ -21,7 +22,7 @@ A step only changes documents of its own version, so that it can be run again wh
 def upgrade(
     store: MongoStore, steps: Mapping[int, Step] = STEPS, target: int = SCHEMA_VERSION
 ) -> int:
-    """Bring every document to version ``target``, and make the indexes that are missing.
+    """Bring every document to version ``target``, and make the indexes what they should be.
 
     Args:
         store: Opened with ``any_schema``.
@@ -52,6 +53,7 @@ def upgrade(
         steps[version](database)
     if versions:
         database["meta"].update_one({"_id": "schema"}, {"$set": {"version": target}})
+    drop_other_indexes(database)
     store.prepare()
     return oldest
 

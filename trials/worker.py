@@ -96,6 +96,7 @@ class Worker:
     @property
     def info(self) -> WorkerInfo:
         """What the worker says of itself."""
+        studies = self._settings.studies
         messages = [self._chooser.message, *(slot.message for slot in self._slots)]
         return WorkerInfo(
             name=self.name,
@@ -104,6 +105,7 @@ class Worker:
             slots=tuple(slot.info for slot in self._slots if not slot.is_parked),
             version=importlib.metadata.version("larnn-search"),
             message="; ".join(filter(None, messages)),
+            studies=None if studies is None else tuple(studies),
         )
 
     def _beat_on(self) -> None:

@@ -52,9 +52,11 @@ class Bench:
     def another(self, ahead: int | None = 0) -> Feeder:
         return Feeder(self.store, "s", ahead=ahead, clock=self.clock)
 
-    def workers(self, slots: int, study: str | None = None) -> None:
+    def workers(
+        self, slots: int, study: str | None = None, serves: tuple[str, ...] | None = None
+    ) -> None:
         made = tuple({"device": "cpu", "study": study, "number": None} for _ in range(slots))
-        self.store.beat_worker(WorkerInfo("w", "host", 1, made))
+        self.store.beat_worker(WorkerInfo("w", "host", 1, made, studies=serves))
         self.clock.advance(1.5)  # feeders look at workers once a second
 
     def counts(self) -> dict[TrialState, int]:
@@ -151,6 +153,8 @@ def test_more_trials_wait_where_trials_are_short() -> None:
 def test_slots_that_run_another_study_are_not_fed() -> None:
     bench = Bench(ahead=0)
     bench.workers(5, study="other")
+    bench.step()
+    bench.workers(5, serves=("other",))
     bench.step()
     assert bench.counts() == {WAITING: 1}
     bench.workers(5, study="s")

@@ -12,6 +12,7 @@ from trials.doctor import Level, examine, examine_machine
 from trials.mongo_store import MongoStore
 from trials.store import WorkerInfo
 from trials.study import StudyState
+from trials.upgrade import upgrade
 
 pytestmark = pytest.mark.mongo
 
@@ -22,9 +23,9 @@ def found(store, check, study=None):
     return next((f for f in findings if f.level is not Level.OK), findings[-1])
 
 
-def worker(message="", version="0.1.0", state="idle"):
+def worker(message="", version="0.1.0", state="idle", studies=None):
     slot = {"device": "cpu", "study": None, "number": None, "state": state}
-    return WorkerInfo("w", "h", 1, slots=(slot,), message=message, version=version)
+    return WorkerInfo("w", "h", 1, (slot,), message=message, version=version, studies=studies)
 
 
 def test_an_empty_database_is_well(mongo_store):
@@ -47,6 +48,29 @@ def test_a_missing_index_is_named_and_upgrade_makes_it(mongo_store):
     assert finding.level is Level.PROBLEM
     assert "trials.queue" in finding.message
     assert finding.mend == "larnn-search upgrade"
+
+
+@pytest.mark.parametrize(
+    ("collection", "name", "keys"),
+    [
+        ("trials", "queue", ["study", "number", "state"]),
+        ("trials", "tokens", ["token"]),  # neither unique nor of running trials alone
+        ("blobs.chunks", "files_id_1_n_1", ["files_id", "n"]),
+    ],
+)
+def test_an_index_other_than_ours_is_named_and_upgrade_mends_it(
+    mongo_store, mongo_uri, collection, name, keys
+):
+    add_study(mongo_store, "square", [])
+    mongo_store.database[collection].drop_index(name)
+    mongo_store.database[collection].create_index(keys, name=name)
+    finding = found(mongo_store, "indexes")
+    assert finding.level is Level.PROBLEM
+    assert finding.message.startswith("other than they should be")
+    assert finding.message.endswith(f"{collection}.{name}")
+    with MongoStore(mongo_uri, mongo_store.database.name, any_schema=True) as store:
+        upgrade(store)
+    assert found(mongo_store, "indexes").level is Level.OK
 
 
 def test_another_schema_is_told_instead_of_what_cannot_be_read(mongo_store, mongo_uri):
@@ -95,6 +119,12 @@ def test_what_a_worker_complains_of_is_passed_on(mongo_store):
     [
         ([{}], lambda s: s.set_study_state("s", StudyState.PAUSED), "PAUSED", "resume s"),
         ([{}], lambda s: None, "no worker is alive", "worker --study s --allow-objective m:f"),
+        (
+            [{}],
+            lambda s: s.beat_worker(worker(studies=("another",))),
+            "1 trials wait and every worker serves other studies only",
+            "worker --study s --allow-objective m:f",
+        ),
         ([], lambda s: s.beat_worker(worker()), "no feeder suggests", "feed --study s"),
         ([], lambda s: s.set_study_state("s", StudyState.STOPPING), "no feeder", "feed --study s"),
         (

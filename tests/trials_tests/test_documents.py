@@ -9,7 +9,7 @@ import pytest
 from bson import DBRef, Int64, Regex
 from bson.raw_bson import RawBSONDocument
 
-from trials.documents import SCHEMA_VERSION, encode_trial
+from trials.documents import SCHEMA_VERSION, encode_trial, encode_worker
 from trials.errors import (
     BrokenDocumentError,
     InvalidValueError,
@@ -19,7 +19,7 @@ from trials.errors import (
 )
 from trials.mongo_store import MongoStore
 from trials.reading import decode_trial
-from trials.store import CHECKPOINT, WEIGHTS, NewTrial
+from trials.store import CHECKPOINT, WEIGHTS, NewTrial, WorkerInfo
 from trials.study import StudySpec
 from trials.trial import Outcome, Report, TrialState
 from trials.values import plain
@@ -161,9 +161,16 @@ def test_a_database_of_another_version_is_refused(study: MongoStore, mongo_uri: 
 
 
 def test_a_hostile_worker_is_left_out(study: MongoStore) -> None:
-    for name, change in {"a": {}, "b": {"slots": 3}, "c": {"pid": "1"}}.items():
-        worker = {"host": "h", "pid": 1, "slots": [], "version": "", "message": "", **change}
-        study._workers.insert_one({"_id": name, "last_seen_at": datetime.now(UTC), **worker})
+    worker = encode_worker(WorkerInfo("", "h", 1))
+    for name, change in {
+        "a": {},
+        "b": {"slots": 3},
+        "c": {"pid": "1"},
+        "d": {"studies": 1},
+    }.items():
+        study._workers.insert_one(
+            {"_id": name, "last_seen_at": datetime.now(UTC), **worker, **change}
+        )
     assert [worker.name for worker in study.list_workers()] == ["a"]
 
 

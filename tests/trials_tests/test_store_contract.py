@@ -730,11 +730,12 @@ def test_blobs_of_all_but_a_few_finished_trials_are_dropped(queue: TrialStore) -
 def test_workers_come_and_go(store: TrialStore) -> None:
     info = WorkerInfo("b", "host", 12, ({"device": "cpu", "study": None, "number": None},), "1.0")
     store.beat_worker(info)
-    store.beat_worker(dataclasses.replace(info, name="a"))
+    store.beat_worker(dataclasses.replace(info, name="a", studies=("s", "t")))
     store.beat_worker(dataclasses.replace(info, message="quarantined"))
     a, b = store.list_workers()
     assert (a.name, b.name, b.message) == ("a", "b", "quarantined")
     assert a.slots == info.slots
+    assert (a.studies, b.studies) == (("s", "t"), None)
     assert a.last_seen_at is not None
     assert store.list_workers(seen_within_s=-1) == []
     store.remove_worker("a")
