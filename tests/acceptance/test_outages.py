@@ -11,13 +11,12 @@ import pytest
 
 from tests.acceptance.servers import Mongod, Proxy
 from tests.acceptance.worker_process import ROOT, started_worker
-from tests.trials_tests.conftest import server_folder
+from tests.trials_tests.conftest import fill, server_folder
 from tests.trials_tests.objectives import HERE
 from tests.trials_tests.working import add_study, eventually, finished
-from trials.errors import StoreUnavailableError
 from trials.mongo_store import MongoStore
-from trials.store import CHECKPOINT, LEASE_SECONDS
-from trials.trial import Outcome, Report, TrialState
+from trials.store import LEASE_SECONDS, WEIGHTS
+from trials.trial import TrialState
 
 pytestmark = pytest.mark.mongo
 IMPATIENT = "socketTimeoutMS=500&connectTimeoutMS=500&serverSelectionTimeoutMS=500"
@@ -192,36 +191,17 @@ def initiate(members):
 # -- what does not fit ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 400 MB; only who may mount one can run the test."""
-    place = tmp_path / "small"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", place], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        pytest.skip(f"no right to mount a file system: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_full_disk_under_mongod_is_told_and_waited_for(small_disk):
-    with Mongod(small_disk / "db") as mongod, MongoStore(mongod.uri(), retry_for_s=2) as store:
-        add_study(store, "steps", [{}, {}])
-        trial = store.reserve("s", "w", "h", "t", 1000)
-        filler = small_disk / "filler"
-        with filler.open("wb") as file, contextlib.suppress(OSError):
-            for _ in range(400):
-                file.write(bytes(1 << 20))
-        with pytest.raises(StoreUnavailableError) as told:
-            store.save_blob(trial.claim, CHECKPOINT, os.urandom(200 << 20))
-        filler.unlink()
-        if mongod.has_died():  # it lets itself fall rather than lose its journal
-            assert "cannot reach MongoDB" in str(told.value)
-            mongod.start()
-        else:
-            assert "is full: free some space" in str(told.value)
-        store.report(trial.claim, [Report(1, 0.5)])
-        done = store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
-        assert [report.step for report in done.reports] == [1]
+def test_a_full_disk_under_mongod_is_told_and_waited_for(small_disk, tmp_path):
+    gate = tmp_path / "gate"
+    with Mongod(small_disk / "db") as mongod, MongoStore(mongod.uri(), retry_for_s=10) as store:
+        add_study(store, "steps", [{"steps": 3, "gate": str(gate), "weights": 32 << 20}])
+        with started_worker(mongod.uri(), "larnn_search", tmp_path, **LONG_LEASE) as worker:
+            eventually(lambda: store.get_trial("s", 0).reports)
+            filler = fill(small_disk)
+            gate.touch()
+            eventually(lambda: "is full: free some space" in worker.log() or mongod.has_died())
+            filler.unlink()
+            if mongod.has_died():  # it lets itself fall rather than lose its journal
+                mongod.start()
+            attempt_undisturbed(store)
+        assert len(store.load_blob("s", 0, WEIGHTS)) == 32 << 20

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.trials_tests.working import eventually
 from trials.mongo_store import MongoStore
 from trials.trial import TrialState
 
@@ -38,15 +39,6 @@ def larnn_search(*arguments, status=0):
 
 def read(*arguments):
     return json.loads(larnn_search(*arguments, "--json").stdout)
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.1)
-    raise AssertionError(f"not so within {seconds} s")
 
 
 def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
@@ -116,8 +108,8 @@ def test_ctrl_c_saves_and_the_same_command_resumes():
             command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-        wait_until(store.list_studies)
-        wait_until(lambda: store.counts("cut")[TrialState.COMPLETE])
+        eventually(store.list_studies)
+        eventually(lambda: store.counts("cut")[TrialState.COMPLETE])
     told = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)

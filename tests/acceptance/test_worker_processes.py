@@ -7,16 +7,23 @@ import signal
 import statistics
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 
 from tests.acceptance.worker_process import started_worker
 from tests.trials_tests.objectives import SICK
-from tests.trials_tests.working import add_study, eventually, finished, is_alive, promised
+from tests.trials_tests.working import (
+    add_study,
+    children,
+    eventually,
+    finished,
+    is_alive,
+    promised,
+)
 from trials.embedded import embedded_server
 from trials.mongo_store import MongoStore
-from trials.store import NewTrial
+from trials.store import CHECKPOINT, HEARTBEAT_SECONDS, LEASE_SECONDS, NewTrial
+from trials.study import StudyState
 from trials.trial import FailureKind, TrialState
 
 pytestmark = pytest.mark.mongo
@@ -47,14 +54,6 @@ def start(mongo_uri, store, tmp_path):
             return stack.enter_context(started_worker(mongo_uri, database, tmp_path, **settings))
 
         yield start
-
-
-def children(pid):
-    """Process ids of its children, all threads'."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(child) for child in path.read_text().split()]
-    return found
 
 
 def reported(store, count, number=0):
@@ -145,6 +144,24 @@ def test_a_second_signal_does_not_wait_for_a_trial_that_does_not_listen(store, s
     assert worker.wait(timeout=promised(5)) == 0
     assert time.monotonic() - told < promised(3)  # the grace alone is 3.5 s
     assert store.get_trial("s", 0).state is TrialState.WAITING
+
+
+def test_pause_and_cancel_are_obeyed_within_5_seconds_by_a_worker_as_it_comes(
+    store, start, tmp_path
+):
+    # These trials do not listen: each is given its grace and then killed, which takes longest.
+    deaf = {"steps": 2, "gate": str(tmp_path / "gate"), "stubborn": True}
+    names = ("paused", "cancelled", "one")
+    for name in names:
+        add_study(store, "steps", [deaf], name=name)
+    start(slots=["cpu"] * 3, lease_s=LEASE_SECONDS, heartbeat_s=HEARTBEAT_SECONDS)
+    eventually(lambda: all(store.get_trial(name, 0).reports for name in names))
+    store.set_study_state("paused", StudyState.PAUSED)
+    store.set_study_state("cancelled", StudyState.CANCELLED)
+    store.cancel_trial("one", 0)
+    wanted = [TrialState.WAITING, TrialState.CANCELLED, TrialState.CANCELLED]
+    eventually(lambda: [store.get_trial(name, 0).state for name in names] == wanted, promised(5))
+    assert store.load_blob("paused", 0, CHECKPOINT)
 
 
 def test_a_killed_child_is_replaced_and_its_trial_tried_on_another_worker(store, start, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -45,6 +46,28 @@ def state_dir() -> Iterator[Path]:
         yield folder / "state"
         embedded.stop(folder / "state")
         assert embedded.status(folder / "state").pid is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 MB; only who may mount one can run the test."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system here")
+    yield place
+    # Lazily: a server that a failed test left behind would keep it.
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Fill a disk; the file to delete when there should be room again."""
+    filler = disk / "filler"
+    with filler.open("wb") as file, contextlib.suppress(OSError):
+        while file.write(bytes(2**20)):
+            file.flush()
+    return filler
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ def misbehave(params, context):
 def steps(params, context):
     """Counts to ``steps``, one checkpoint and report a step; waits while ``gate`` is no file.
 
-    Each loss is lower than the one before, but for that of ``bad_step``. Its last deed is to write
-    the file ``done``, if it was given one.
+    Each loss is lower than the one before, but for that of ``bad_step``. Its last deeds are to keep
+    ``weights`` bytes, and to write the file ``done``, if it was told to.
     """
     saved = context.load_checkpoint()
     done = json.loads(saved)["done"] if saved else 0
@@ -53,6 +53,8 @@ def steps(params, context):
         loss = 9.0 if done == params.get("bad_step") else 1 / done
         context.report(done, loss, accuracy=done / 10)
         context.save_checkpoint(json.dumps({"done": done}).encode())
+    if "weights" in params:
+        context.save_weights(os.urandom(params["weights"]))
     if "done" in params:
         Path(params["done"]).touch()
     started_at = json.loads(saved)["done"] if saved else 0

@@ -3,19 +3,19 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from pymongo import MongoClient
 
+from tests.trials_tests.conftest import fill
+from tests.trials_tests.working import eventually, is_alive
 from trials import embedded
 from trials.connect import connect
 from trials.errors import ServerNotFoundError, StoreUnavailableError
@@ -33,19 +33,6 @@ with embedded_server(sys.argv[1]) as uri:
     print(status(sys.argv[1]).pid, flush=True)
     sys.stdin.readline()
 """
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + WAIT_S
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @contextlib.contextmanager
@@ -87,7 +74,7 @@ def test_it_listens_on_a_private_socket_and_nowhere_else(state_dir: Path) -> Non
         assert pid is not None
         assert psutil.Process(pid).net_connections("tcp") == []
         assert os.getsid(pid) != os.getsid(0)  # Ctrl-C goes to the terminal's session
-    assert is_gone(pid)
+    assert not is_alive(pid)
 
 
 def test_data_outlive_the_server_and_nested_uses_share_it(state_dir: Path) -> None:
@@ -113,7 +100,7 @@ def test_processes_that_start_at_once_share_one_server_until_the_last_leaves(
             process.communicate("\n", timeout=WAIT_S)
         assert embedded.status(state_dir).pid == pid
     assert embedded.status(state_dir).pid is None
-    assert is_gone(pid)
+    assert not is_alive(pid)
 
 
 def test_a_server_whose_user_was_killed_is_adopted_and_stopped(state_dir: Path) -> None:
@@ -134,7 +121,7 @@ def test_a_server_that_was_killed_is_started_again(state_dir: Path) -> None:
         pid = embedded.status(state_dir).pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        assert eventually(lambda: embedded.status(state_dir).pid is None)
+        eventually(lambda: embedded.status(state_dir).pid is None)
         with embedded.embedded_server(state_dir):
             assert store.get_study("s").name == "s"  # found again through the same socket
 
@@ -188,18 +175,6 @@ def test_its_users_start_a_server_again_that_died_under_them(state_dir: Path) ->
         assert embedded.status(state_dir).pid not in (None, pid)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk here")
-    yield disk
-    embedded.stop(disk)
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.usefixtures("impatient")
 def test_a_disk_that_fills_up_is_named_and_nothing_is_lost(small_disk: Path) -> None:
     with connect(state_dir=small_disk, retry_for_s=5) as store:
@@ -207,10 +182,7 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_lost(small_disk: Path) -> 
         store.add_trials("s", None, 0, [NewTrial({"x": 1}, 1)])
         trial = store.reserve("s", "w", "h", "t", 1000)
         assert trial is not None
-        filler = small_disk / "filler"
-        with filler.open("wb") as file, contextlib.suppress(OSError):
-            while file.write(bytes(2**20)):
-                file.flush()
+        filler = fill(small_disk)
         with pytest.raises(StoreUnavailableError, match="disk"):
             store.save_blob(trial.claim, "weights", os.urandom(2**25))
         filler.unlink()

@@ -27,7 +27,7 @@ ALLOWED = [
 ]
 
 
-def eventually(condition, timeout_s=90.0):
+def eventually(condition, timeout_s=90.0, pause_s=0.005):
     """Wait until ``condition()`` is truthy and return it; fail when it takes too long.
 
     The time is for a machine that is busy with other things; nothing waits it out.
@@ -35,7 +35,7 @@ def eventually(condition, timeout_s=90.0):
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.005)
+        time.sleep(pause_s)
     return found
 
 
@@ -52,6 +52,15 @@ def is_alive(pid):
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def children(pid):
+    """Process ids of its children, all threads'; empty once it has ended."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in path.read_text().split()]
+    return found
 
 
 def add_study(store, objective, params, name="s", **settings):
