@@ -52,6 +52,16 @@ class Observer:
                 del self.studies[priority]
         return len(self._finished)
 
+    def busy(self):
+        """Process ids of the workers that own a running trial; None while the database is away."""
+        running = []
+        try:
+            for name in self.studies.values():
+                running += self._store.list_trials(name, [TrialState.RUNNING], with_reports=False)
+        except StoreUnavailableError:
+            return None
+        return {int(trial.worker.rsplit("-", 2)[1]) for trial in running}
+
     def look_if_possible(self):
         """As `look`; None while the database is away."""
         try:

@@ -56,13 +56,6 @@ class Service:
             if process.poll() is not None:
                 self._processes[i] = self._start(self._commands[i])
 
-    def children(self, worker):
-        """Process ids of a worker's children."""
-        found = []
-        for path in Path(f"/proc/{worker.pid}/task").glob("*/children"):
-            found += [int(pid) for pid in path.read_text().split()]
-        return found
-
     def running(self):
         """Process ids of all that the service ever started and that has not ended."""
         found = []

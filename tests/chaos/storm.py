@@ -10,6 +10,7 @@ from collections import Counter
 from tests.acceptance.servers import Mongod, Proxy
 from tests.chaos.observer import Observer
 from tests.chaos.service import LEASE_SECONDS, Service
+from tests.trials_tests.working import children, eventually
 from trials.mongo_store import MongoStore
 
 TICK_SECONDS = 0.1
@@ -28,25 +29,38 @@ DECK = {
 
 
 class Storm:
-    def __init__(self, service, seed):
+    def __init__(self, service, busy, seed):
         self._service = service
+        self._busy = busy
         self._random = random.Random(seed)
         self._deck = []
         self._repairs = []
         self._down = set()
+        self._paused = set()
+        self._is_over = False
         self.torments = Counter()
 
     def torment(self):
         """One more misfortune; all kinds come in a shuffled order before any comes again."""
         if not self._deck:
-            self._deck = [name for name, times in DECK.items() for _ in range(times)]
-            self._random.shuffle(self._deck)
+            more = [name for name, times in DECK.items() for _ in range(times - 1)]
+            self._deck = self._shuffled(more) + self._shuffled(DECK)
         name = self._deck.pop()
         getattr(self, name)()
         self.torments[name] += 1
 
+    def _shuffled(self, names):
+        return self._random.sample(list(names), len(names))
+
+    def _worker(self):
+        """One that is awake and runs a trial, if any does: it has something to lose."""
+        victims = (self._busy() or set()) - self._paused
+        workers = self._service.workers
+        return self._random.choice([w for w in workers if w.pid in victims] or workers)
+
     def mend(self, all_of_it=False):
         """Undo what has lasted long enough."""
+        self._is_over = all_of_it
         now = time.monotonic()
         due = [repair for at, repair in self._repairs if all_of_it or at <= now]
         self._repairs = [(at, r) for at, r in self._repairs if not (all_of_it or at <= now)]
@@ -58,22 +72,31 @@ class Storm:
         self._repairs.append((time.monotonic() + pause, repair))
 
     def kill_child(self):
-        worker = self._random.choice(self._service.workers)
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for pid in self._service.children(worker):
+        worker = self._worker()
+        with contextlib.suppress(ProcessLookupError):
+            for pid in children(worker.pid):
                 os.kill(pid, signal.SIGKILL)
 
     def kill_worker(self):
-        self._random.choice(self._service.workers).kill()
+        self._worker().kill()
 
     def kill_feeder(self):
         self._random.choice(self._service.feeders).kill()
 
     def pause_worker(self):
-        worker = self._random.choice(self._service.workers)
+        worker = self._worker()
         worker.send_signal(signal.SIGSTOP)
-        wake = lambda: worker.send_signal(signal.SIGCONT)  # noqa: E731  # it has no name elsewhere
-        self._later(1.2 * LEASE_SECONDS, 2 * LEASE_SECONDS, wake)
+        self._paused.add(worker.pid)
+        self._later(1.2 * LEASE_SECONDS, 2 * LEASE_SECONDS, lambda: self._wake(worker))
+
+    def _wake(self, worker):
+        """Wake a worker once another has its trial; at the end in any case."""
+        busy = self._busy()
+        if not self._is_over and (busy is None or worker.pid in busy):
+            self._later(0.3, 0.6, lambda: self._wake(worker))
+            return
+        self._paused.discard(worker.pid)
+        worker.send_signal(signal.SIGCONT)
 
     def cut_connections(self):
         self._service.proxy.cut()
@@ -110,12 +133,13 @@ def run(folder, seconds, max_trials, seed, say=lambda line: None):
         Service(folder, mongod, proxy) as service,
         MongoStore(mongod.uri(), retry_for_s=1) as store,
     ):
-        storm, observer = Storm(service, seed), Observer(store, max_trials)
+        observer = Observer(store, max_trials)
+        storm = Storm(service, observer.busy, seed)
         observer.launch()
         _storm(service, storm, observer, seconds, say)
         storm.mend(all_of_it=True)
         say("the storm is over")
-        _wait_for(lambda: _all_over(service, observer), observer)
+        eventually(lambda: _all_over(service, observer), STUCK_SECONDS, LOOK_SECONDS)
         assert service.leave() == [0] * 8, service.log.read_text()[-3000:]
         assert service.running() == []
         store.sweep_blobs()
@@ -158,10 +182,3 @@ def _all_over(service, observer):
     service.tend()
     observer.look()
     return not observer.studies
-
-
-def _wait_for(condition, observer):
-    deadline = time.monotonic() + STUCK_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not over: {observer.studies}"
-        time.sleep(LOOK_SECONDS)
