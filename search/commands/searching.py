@@ -131,7 +131,8 @@ def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) 
     "--slots",
     default="auto",
     metavar="auto|N",
-    help="Trials at a time; auto: one per GPU, else as many as their threads find cores.",
+    help="Trials at a time, fewer where their threads need more cores than there are; auto: one "
+    "per GPU, else one per core.",
 )
 @device_option
 @backend_option
@@ -168,7 +169,7 @@ def worker(
         run_worker(
             store,
             slots=devices,
-            cores=usable_cores() if slots == "auto" and "cpu" in devices else None,
+            cores=max(usable_cores(), len(devices)) if "cpu" in devices else None,
             objectives=(*OWN_OBJECTIVES, *allowed),
             studies=studies or None,
             # Workers of `run` have no other search to wait for.

@@ -120,11 +120,12 @@ def test_run_starts_no_more_workers_than_the_cores_take(monkeypatch, threads, wo
     ("slots", "gpus", "devices", "cores"),
     [
         ("auto", "", ("cpu",) * 6, 6),
-        ("8", "", ("cpu",) * 8, None),
+        ("2", "", ("cpu",) * 2, 6),
+        ("8", "", ("cpu",) * 8, 8),
         ("auto", "0,1", ("cuda:0", "cuda:1"), None),
     ],
 )
-def test_automatic_slots_share_the_cores(monkeypatch, larnn, slots, gpus, devices, cores):
+def test_slots_on_cpu_share_the_cores(monkeypatch, larnn, slots, gpus, devices, cores):
     told = {}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr("trials.devices.usable_cores", lambda: 6)
