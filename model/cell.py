@@ -165,6 +165,7 @@ class LARNNCell(nn.Module):
                 hidden,
                 queue,
                 absent,
+                span.ended,
                 keep,
             )
         for norm in norms:
@@ -180,6 +181,7 @@ def run_sequence(
     hidden: Tensor,
     queue: Tensor,
     absent: Tensor | None,
+    ended: Tensor | None,
     keep: Tensor | None,
 ) -> Trace:
     """One layer over one sequence, in PyTorch's own operations.
@@ -192,6 +194,9 @@ def run_sequence(
         hidden: ``[B, H]``.
         queue: Oldest first, ``[R, B, H]``.
         absent: ``[R, B]`` or None.
+        ended: Which steps are past their sequence's end, ``[T, B, 1]``; None where none is. Hidden
+            states and cells are 0 there: nobody reads them, but under a norm by others' moments
+            they would grow step by step, and inf * 0 is NaN.
         keep: Factors of dropout, ``[T, B, H]`` or None.
     """
     H = config.units
@@ -204,6 +209,7 @@ def run_sequence(
     from_mixed = StepLinear(weights.attended, weights.attended_bias, H)
     from_attention = StepLinear(weights.attention_gates, None, 4 * H)
     kept = keep.unbind(0) if keep is not None else None
+    over = ended.unbind(0) if ended is not None else None
     cell, hiddens, cells, looks = queue[-1], [], [], []
     for step, x in enumerate(inputs.unbind(0)):
         query, gates = from_both(torch.cat([x, hidden], dim=1))
@@ -213,9 +219,13 @@ def run_sequence(
         (into_gates,) = from_attention(attention)
         cell, output = Gates.apply(gates, into_gates, cell)  # type: ignore[no-untyped-call]  # torch
         cell = norms.cell(cell, step)
+        if over is not None:
+            cell = cell.masked_fill(over[step], 0.0)
         hidden = norms.hidden(output * F.elu(cell), step)
         if kept is not None:
             hidden = hidden * kept[step]
+        if over is not None:
+            hidden = hidden.masked_fill(over[step], 0.0)
         hiddens.append(hidden)
         cells.append(cell)
         looks.append(look)

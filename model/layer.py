@@ -215,14 +215,13 @@ class LARNN(nn.Module):
         self, x: Tensor, state: LARNNState, lengths: Tensor | None, span: Span
     ) -> tuple[Tensor, LARNNState, list[list[Tensor]]]:
         """All layers over ``[T, B, F]``."""
-        ended = None if span.valid is None else ~span.valid[..., None]
         rows = torch.arange(span.history, device=x.device)[:, None]
         absent = rows < span.history - 1 - state.steps  # [R, B]
         gap = absent if bool(absent.any()) else None
         hiddens, queues, looks = [], [], []
+        if span.ended is not None:  # whatever stands there, even NaN, must not reach a gradient
+            x = x.masked_fill(span.ended, 0.0)
         for number, cell in enumerate(self.cells):
-            if ended is not None:  # whatever stands there, even NaN, must not reach a gradient
-                x = x.masked_fill(ended, 0.0)
             queue = state.queue[number]
             trace: Trace = cell(x, state.hidden[number], queue[-span.history :], gap, span)
             hidden, queue = _latest(trace, state.hidden[number], queue, lengths)
@@ -231,8 +230,6 @@ class LARNN(nn.Module):
             looks.append(trace.attention)
             residual = self.config.stacking == "residual" and number > 0
             x = x + trace.hidden if residual else trace.hidden
-        if ended is not None:
-            x = x.masked_fill(ended, 0.0)
         steps = state.steps + (span.length if lengths is None else lengths)
         return x, LARNNState(torch.stack(hiddens), torch.stack(queues), steps), looks
 

@@ -40,6 +40,11 @@ class Span:
     training: bool
     fused: bool = False
 
+    @property
+    def ended(self) -> Tensor | None:
+        """Which steps are past their sequence's end, ``[T, B, 1]``; None where none is."""
+        return None if self.valid is None else ~self.valid[..., None]
+
 
 class NoNorm(nn.Module):
     """Leave values as they are."""

@@ -177,6 +177,7 @@ template <class T> struct Backward : Worker<T> {
       for (int64_t i = 0; i < panel(); i += W)
         *vectors(before + i) = *vectors(output + i) * elu<T>(*vectors(cell + i));
     }
+    this->silence(d_hidden, panel());
     return this->known(kHidden, t, before_hidden, panel());
   }
 
@@ -202,6 +203,7 @@ template <class T> struct Backward : Worker<T> {
             *vectors(last + i) * *vectors(gates + panel() + i);
       }
     }
+    this->silence(d_cell, panel());
     return this->known(kCell, t, before_cell, panel());
   }
 

@@ -170,6 +170,7 @@ template <class T> struct Forward : Worker<T> {
     T* cell = plan.cell(plan.R + t, range.first);
     normalise(plan.norms[kCell], this->agree(kCell, t, mixed, panel()), mixed, panel(), cell,
               panel(), range.blocks);
+    this->silence(cell, panel());
     for (int64_t b = 0; b < range.blocks; ++b) {
       const T* output = plan.step(t, range.first + b) + 4 * panel();
       for (int64_t i = 0; i < panel(); i += W)
@@ -184,16 +185,16 @@ template <class T> struct Forward : Worker<T> {
     T* hidden = inputs + plan.I * L;
     normalise(plan.norms[kHidden], this->agree(kHidden, t, mixed, panel()), mixed, panel(), hidden,
               wide(), range.blocks);
-    for (int64_t b = 0; b < range.blocks; ++b) {
-      const int64_t sequence = (range.first + b) * L;
-      if (p.keep) {
-        load_panel(mixed, static_cast<const T*>(p.keep) + t * plan.B * H, H, sequence, plan.B);
-        for (int64_t i = 0; i < panel(); i += W)
-          *vectors(hidden + b * wide() + i) *= *vectors(mixed + i);
-      }
-      store_panel(static_cast<T*>(p.output) + t * plan.B * H, hidden + b * wide(), H, sequence,
-                  plan.B);
+    for (int64_t b = 0; p.keep && b < range.blocks; ++b) {
+      load_panel(mixed, static_cast<const T*>(p.keep) + t * plan.B * H, H, (range.first + b) * L,
+                 plan.B);
+      for (int64_t i = 0; i < panel(); i += W)
+        *vectors(hidden + b * wide() + i) *= *vectors(mixed + i);
     }
+    this->silence(hidden, wide());
+    for (int64_t b = 0; b < range.blocks; ++b)
+      store_panel(static_cast<T*>(p.output) + t * plan.B * H, hidden + b * wide(), H,
+                  (range.first + b) * L, plan.B);
   }
 
   // Keys and values of a cell before their norms.

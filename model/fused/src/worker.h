@@ -44,6 +44,20 @@ template <class T> struct Worker {
     for (int64_t i = 0; i < range.blocks * L; ++i) active[i] = ends[i] > T(t) ? T(1) : T(0);
   }
 
+  // Lanes without a sequence at this step become 0, in cells, hidden states and their gradients. Nobody
+  // reads them, but under a norm by others' moments they would grow step by step, and inf * 0 is NaN.
+  void silence(T* panels, int64_t step) const {
+    for (int64_t b = 0; b < range.blocks; ++b) {
+      const T* lanes = active + b * L;
+      if (std::find(lanes, lanes + L, T(0)) == lanes + L) continue;
+      for (int64_t f = 0; f < plan.H; ++f)
+        for (int i = 0; i < L; i += W) {
+          Vec<T>* value = vectors(panels + b * step + f * L + i);
+          *value = *vectors(lanes + i) > T(0) ? *value : Vec<T>{};
+        }
+    }
+  }
+
   // Moments of one site at one step. `announce` before the meeting, `agree` after it.
   void announce(int site, int64_t step, const T* panel, int64_t panel_step) {
     if (plan.norms[site].measures(step))
