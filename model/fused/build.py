@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,6 @@ FLAGS = (
     "-O3",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-mprefer-vector-width=512",
     "-shared",
     "-fPIC",
     "-pthread",
@@ -49,9 +49,17 @@ def load_library() -> ctypes.CDLL:
     """The kernel: a prebuilt copy that suits this CPU, else one built for it in the user's cache.
 
     Raises:
-        BuildError: If there is neither a prebuilt copy nor a compiler that makes one.
+        BuildError: If no prebuilt copy can be loaded, and no compiler makes one that can.
     """
-    path = find_prebuilt(cpu_flags()) or build_native()
+    if prebuilt := find_prebuilt(cpu_flags()):
+        try:
+            return _load(prebuilt)
+        except BuildError as error:
+            log.warning("a prebuilt kernel is left aside, another is built: %s", error)
+    return _load(build_native())
+
+
+def _load(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -78,7 +86,7 @@ def is_available() -> bool:
 
 def find_prebuilt(flags: set[str]) -> Path | None:
     """The best prebuilt copy of this very source that a CPU with ``flags`` can run."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if not _is_x86():
         return None
     for level, needed in LEVELS.items():
         path = _prebuilt_path(PREBUILT, level)
@@ -96,7 +104,7 @@ def build_prebuilt(folder: Path = PREBUILT) -> list[Path]:
     compiler = find_compiler()
     paths = [_prebuilt_path(folder, level) for level in LEVELS]
     for level, path in zip(LEVELS, paths, strict=True):
-        _compile(compiler, [*FLAGS, f"-march={level}"], path)
+        _compile(compiler, _flags(level), path)
     return paths
 
 
@@ -109,7 +117,7 @@ def build_native() -> Path:
         BuildError: If there is no compiler, or it fails.
     """
     compiler = find_compiler()
-    flags = [*FLAGS, "-march=native"]
+    flags = _flags("native")
     identity = [source_hash(), _version(compiler), *flags, *sorted(cpu_flags())]
     key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
     cache = os.environ.get("LARNN_CACHE_DIR") or platformdirs.user_cache_dir("larnn-search")
@@ -127,16 +135,22 @@ def build_native() -> Path:
     return path
 
 
-def find_compiler() -> str:
+def find_compiler() -> list[str]:
     """Path of a C++ compiler: ``CXX``, else g++ or clang++ on the ``PATH``.
+
+    ``CXX`` may be several words, as a shell reads them (``ccache g++``).
 
     Raises:
         BuildError: If there is none.
     """
-    wanted = os.environ.get("CXX")
-    for name in [wanted] if wanted else ["g++", "clang++"]:
+    wanted = os.environ.get("CXX", "").strip()
+    try:
+        commands = [shlex.split(wanted)] if wanted else [["g++"], ["clang++"]]
+    except ValueError as error:
+        raise BuildError(f"CXX is {wanted!r}, which no shell can read: {error}") from error
+    for name, *arguments in commands:
         if path := shutil.which(name):
-            return path
+            return [path, *arguments]
     looked_for = f"CXX names {wanted!r}, which does not exist" if wanted else "no g++ or clang++"
     raise BuildError(f"{looked_for}; install a C++ compiler (apt install g++)")
 
@@ -167,16 +181,26 @@ def _prebuilt_path(folder: Path, level: str) -> Path:
     return folder / f"larnn-{source_hash()[:24]}-{level}.so"
 
 
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"])
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
 
 
-def _compile(compiler: str, flags: list[str], path: Path) -> None:
+def _flags(machine: str) -> list[str]:
+    """For a machine as the compiler names it; on x86-64 compilers shy away from wide vectors."""
+    wide = ["-mprefer-vector-width=512"] if _is_x86() else []
+    return [*FLAGS, *wide, f"-march={machine}"]
+
+
+def _version(compiler: list[str]) -> str:
+    return _run([*compiler, "--version"])
+
+
+def _compile(compiler: list[str], flags: list[str], path: Path) -> None:
     """Compile beside ``path``, then rename: nobody ever loads half a library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        _run([compiler, *flags, str(SOURCE / "kernel.cpp"), "-o", str(made)])
+        _run([*compiler, *flags, str(SOURCE / "kernel.cpp"), "-o", str(made)])
         made.replace(path)
 
 

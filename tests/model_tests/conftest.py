@@ -1,5 +1,7 @@
 """Settings that several of the model's tests share."""
 
+import shlex
+
 import pytest
 import torch
 
@@ -22,6 +24,6 @@ def double(monkeypatch):
 def compiler():
     """A C++ compiler; a machine without one computes with PyTorch, and has nothing to test here."""
     try:
-        return build.find_compiler()
+        return shlex.join(build.find_compiler())
     except build.BuildError as error:
         pytest.skip(str(error))

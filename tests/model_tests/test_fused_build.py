@@ -16,7 +16,10 @@ from tests.model_tests.test_reference import assert_same, make_layer
 
 ROOT = Path(__file__).parents[2]
 TRAIN_A_STEP = """
+import pathlib
 import torch
+from model.fused import build
+build.PREBUILT = pathlib.Path("none")  # copies in this folder are not what is tested
 from model.layer import LARNN
 for _ in range(2):
     layer = LARNN(3, 4, num_heads=2, window_size=3)
@@ -71,6 +74,16 @@ def test_without_a_compiler_torch_computes_and_one_warning_says_so(tmp_path):
     assert "no g++ or clang++; install a C++ compiler (apt install g++)" in stderr
 
 
+FAILING = 'case "$1" in --version) echo 1;; *) echo "x.h: error: no such thing" >&2; exit 3;; esac'
+
+
+def test_with_a_failing_compiler_torch_computes_and_one_warning_says_so(tmp_path):
+    backend, stderr = end(start(tmp_path, CXX=fake_compiler(tmp_path, FAILING)))
+    assert backend == "torch"
+    assert stderr.count("PyTorch's own operations") == 1
+    assert "status 3: x.h: error: no such thing" in stderr
+
+
 @pytest.mark.usefixtures("compiler")
 def test_python_and_cpp_agree_on_the_problem():
     assert build.load_library().larnn_problem_bytes() == ctypes.sizeof(_Problem)
@@ -83,10 +96,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def test_a_failing_build_says_what_the_compiler_said(tmp_path, empty_cache, monkeypatch):
-    script = (
-        'case "$1" in --version) echo 1;; *) echo "x.h: error: no such thing" >&2; exit 3;; esac'
-    )
-    monkeypatch.setenv("CXX", fake_compiler(tmp_path, script))
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, FAILING))
     with pytest.raises(build.BuildError, match=r"status 3: x\.h: error: no such thing"):
         build.build_native()
     assert not list(empty_cache.rglob("*.so"))
@@ -112,6 +122,38 @@ def test_a_compiler_named_and_missing_is_an_error(monkeypatch):
         build.BuildError, match="CXX names 'no-such-compiler', which does not exist"
     ):
         build.find_compiler()
+    monkeypatch.setenv("CXX", "'ccache g++")
+    with pytest.raises(build.BuildError, match="no shell can read: No closing quotation"):
+        build.find_compiler()
+
+
+@pytest.mark.parametrize(("machine", "wide"), [("x86_64", True), ("aarch64", False)])
+def test_a_compiler_may_be_several_words(machine, wide, tmp_path, empty_cache, monkeypatch):
+    script = f'echo "$@" >> {tmp_path}/log; for last; do :; done; touch "$last"'
+    monkeypatch.setenv("CXX", f"{fake_compiler(tmp_path, script)} g++")
+    monkeypatch.setattr(build.platform, "machine", lambda: machine)
+    assert build.build_native().parent == empty_cache / "kernels"
+    words = (tmp_path / "log").read_text().splitlines()[-1].split()
+    assert words[0] == "g++"
+    assert "-march=native" in words
+    assert ("-mprefer-vector-width=512" in words) == wide  # other machines' compilers refuse it
+
+
+@pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
+def test_a_prebuilt_copy_that_cannot_be_loaded_is_left_aside(
+    tmp_path, compiler, empty_cache, monkeypatch, caplog
+):
+    for level in build.LEVELS:
+        build._prebuilt_path(tmp_path, level).write_text("for another system")
+    monkeypatch.setattr(build, "PREBUILT", tmp_path)
+    monkeypatch.setattr(
+        build, "_flags", lambda machine: ["-shared", "-fPIC", "-pthread", "-std=c++17"]
+    )
+    library = build.load_library.__wrapped__()
+    assert library._name.startswith(str(empty_cache))
+    assert [r.message.partition(":")[0] for r in caplog.records if r.levelname == "WARNING"] == [
+        "a prebuilt kernel is left aside, another is built"
+    ]
 
 
 @pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
