@@ -132,6 +132,9 @@ def test_norms_with_and_without_positions(attention_norm, norm, positional_encod
         (5, 1, 1, 3, 2, 1),
         (4, 2, 3, 2, 1, 3),
         (7, 3, 2, 2, 20, 1),
+        (9, 2, 2, 2, 3, 2),  # more than one block of a matrix's gradient, and more than two
+        (17, 3, 1, 3, 4, 1),
+        (20, 2, 2, 2, 30, 1),
     ],
 )
 def test_sizes(T, B, heads, head_size, window, layers):
