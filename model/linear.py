@@ -14,7 +14,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 BLOCK = 8  # time steps whose share of a gradient is computed at once; they stay in the cache
-ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch
+# PyTorch does not promise the operation: where a version lacks it, its own choice computes.
+ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]  # torch
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -23,7 +26,7 @@ def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     In float32 oneDNN computes it, as it computes `torch.nn.LSTM`: on AMD's processors PyTorch's
     own choice, MKL, leaves AVX-512 unused and takes twice as long.
     """
-    if ONEDNN and x.dtype == torch.float32:
+    if ONEDNN and x.dtype == torch.float32 and torch.backends.mkldnn.enabled:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
         return result
     return F.linear(x, matrix, bias)
@@ -132,7 +135,8 @@ class _Step(torch.autograd.Function):
         ctx: Any, x: Tensor, token: Tensor, sums: _Sums, sizes: tuple[int, ...]
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x)
+        # Saved, the matrix is checked: changed in place before backward, it is an error.
+        ctx.save_for_backward(x, sums.matrix)
         ctx.sums, ctx.sizes = sums, sizes
         result = product(x, sums.matrix, sums.bias)
         return *torch.split(result, list(sizes), dim=1), token.new_zeros(())
@@ -140,7 +144,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor, None, None]:
-        (x,) = ctx.saved_tensors
+        x, matrix = ctx.saved_tensors
         *parts, token = gradients
         sums: _Sums = ctx.sums
         if token is None:  # the last step that this backward pass reaches
@@ -152,4 +156,4 @@ class _Step(torch.autograd.Function):
             for part, size in zip(parts, ctx.sizes, strict=True)
         ]
         gradient = sums.add(x, known)
-        return product(gradient, sums.matrix.t()), x.new_zeros(()), None, None
+        return product(gradient, matrix.t()), x.new_zeros(()), None, None
