@@ -154,8 +154,8 @@ class LARNN(nn.Module):
             sequence's last real step.
 
         Raises:
-            ValueError: If a shape does not fit; or in training with batch norm, if the batch is one
-                sequence, or its sequences have not seen equally many steps.
+            ValueError: If a shape, type or device does not fit; or in training with batch norm, if
+                the batch is one sequence, or its sequences have not seen equally many steps.
         """
         output, after, _ = self._run(
             x, state, lengths, training=self.training, fused=self.backend == "fused"
@@ -283,6 +283,7 @@ class LARNN(nn.Module):
         if x.dim() == 3:
             length, size = x.shape[:2][:: -1 if self.batch_first else 1]
             batch = (size,)
+        self._check_type("x", x)
         if state is not None:
             L, K, H = self.config.num_layers, self.config.window_size, self.hidden_size
             for name, shape in zip(
@@ -292,6 +293,8 @@ class LARNN(nn.Module):
                     raise ValueError(
                         f"state.{name} must be {list(shape)} for this x, got {list(found)}"
                     )
+            self._check_type("state.hidden", state.hidden)
+            self._check_type("state.queue", state.queue)
         if lengths is not None:
             if lengths.shape != batch or not batch or lengths.is_floating_point():
                 raise ValueError(
@@ -303,6 +306,18 @@ class LARNN(nn.Module):
                     f"lengths must lie between 0 and the {length} steps of x, "
                     f"got {int(lengths.min())} to {int(lengths.max())}"
                 )
+
+    def _check_type(self, name: str, value: Tensor) -> None:
+        """Refuse another type or device than the parameters'; autocast takes any floating type."""
+        weight = next(self.parameters())
+        found, wanted = (value.device, value.dtype), (weight.device, weight.dtype)
+        if torch.is_autocast_enabled(weight.device.type) and value.is_floating_point():
+            found = (value.device, weight.dtype)
+        if found != wanted:
+            raise ValueError(
+                f"{name} must be {weight.dtype} on {weight.device}, as the layer's parameters, got "
+                f"{value.dtype} on {value.device}: convert one of them with .to()"
+            )
 
 
 def _latest(

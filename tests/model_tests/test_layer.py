@@ -361,6 +361,59 @@ def test_layer_norm_of_one_feature_is_refused():
         LARNN(3, 1, num_heads=1, window_size=2, norm="layer")
 
 
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_other_types_than_the_parameters_are_refused(backend, request):
+    if backend == "fused":
+        request.getfixturevalue("compiler")
+    layer = make_layer(backend=backend)
+    x = torch.randn(4, 2, 3)
+    _, state = layer(x)
+    wanted = "must be torch.float64 on cpu, as the layer's parameters, got torch.float32 on cpu"
+    with pytest.raises(ValueError, match=f"^x {wanted}: convert one of them"):
+        layer(x.float())
+    for name in ("hidden", "queue"):
+        other = state._replace(**{name: getattr(state, name).float()})
+        with pytest.raises(ValueError, match=f"^state.{name} {wanted}"):
+            layer(x, other)
+    with pytest.raises(ValueError, match=r"x must be torch\.float64 on cpu.* got torch\.int64"):
+        layer(torch.ones(4, 2, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="on meta"):
+        layer(x.to("meta"))
+
+
+def test_autocast_takes_mixed_types():
+    layer = make_layer().float()
+    x = torch.randn(4, 2, 3, dtype=torch.float32)
+    expected, state = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = layer(x.bfloat16())
+        layer(x, LARNNState(state.hidden.bfloat16(), state.queue.bfloat16(), state.steps))
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+@pytest.mark.parametrize("mode", ["residual", "layer"])
+def test_weights_changed_before_backward_never_give_wrong_gradients(backend, mode, request):
+    if backend == "fused":
+        request.getfixturevalue("compiler")
+    x = torch.randn(4, 2, 3)
+    for name in [name for name, _ in make_layer(num_layers=1).named_parameters()]:
+        layer = make_layer(num_layers=1, mode=mode, backend=backend)
+        changed = dict(layer.named_parameters()).get(name, layer.cells[0].query.weight)
+        others = [value for value in layer.parameters() if value is not changed]
+        expected = torch.autograd.grad(layer(x)[0].square().sum(), others)
+        output, _ = layer(x)
+        with torch.no_grad():
+            changed.mul_(2)
+        try:
+            found = torch.autograd.grad(output.square().sum(), others)
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error)  # noqa: PT017  # either will do
+        else:  # backward used no such weight, or a copy
+            for gradient, wanted in zip(found, expected, strict=True):
+                torch.testing.assert_close(gradient, wanted)
+
+
 def test_wrong_inputs_are_refused():
     layer = make_layer()
     x = torch.randn(4, 2, 3)
