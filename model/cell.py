@@ -151,7 +151,7 @@ class LARNNCell(nn.Module):
             shape = (*inputs.shape[:2], self.config.units)
             keep = inputs.new_empty(shape).bernoulli_(share).div_(share)
         weights = self.weights()
-        if span.fused and fused.takes(inputs, absent, span, norms):
+        if span.fused and fused.takes(absent, span, norms):
             trace = Trace(
                 *fused.run_sequence(self.config, weights, norms, inputs, hidden, queue, keep, span),
                 attention=[],

@@ -39,7 +39,10 @@ class _Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("value_bytes", "threads", *"TBIHNKR")),
-        *((name, ctypes.c_int64) for name in ("activation", "norm", "memory_norm", "cells_out")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("activation", "norm", "memory_norm", "cells_out", "saves")
+        ),
         *((name, ctypes.c_void_p) for name in (*STATE, "keep", "lengths")),
         *((name, ctypes.c_void_p) for name in PARAMETERS),
         *((name, _SitePointers) for name in ("norm_weight", "norm_bias", "moments", "measured")),
@@ -61,6 +64,7 @@ class Call:
         norm: Of attention, cell and hidden state.
         memory_norm: Of keys and values.
         cells_out: How many of the latest cells to return.
+        saves: Whether to leave what backward needs.
         moments: Batch norm, per site: mean and 1/std of each step, ``[steps, 2, H]``; rows that are
             measured are written by forward. None for other norms.
         measured: Batch norm, per site: which steps take the batch's own moments, uint8 ``[steps]``.
@@ -72,6 +76,7 @@ class Call:
     norm: str
     memory_norm: str
     cells_out: int
+    saves: bool
     moments: list[Tensor | None]
     measured: list[Tensor | None]
 
@@ -99,6 +104,7 @@ def _problem(
         norm=NORMS.index(call.norm),
         memory_norm=NORMS.index(call.memory_norm),
         cells_out=call.cells_out,
+        saves=call.saves,
         inputs=inputs.data_ptr(),
         queue=queue.data_ptr(),
     )
@@ -131,6 +137,16 @@ def _run(name: str, problem: _Problem) -> None:
         )
 
 
+def _check_types(*tensors: Tensor | None) -> None:
+    """The kernel reads every array as numbers of one type, and so many of them."""
+    found = {f"{t.dtype} on {t.device}" for t in tensors if t is not None}
+    if len(found) > 1:
+        raise ValueError(
+            "inputs, state and parameters of a layer must have one type and device, got "
+            f"{', '.join(sorted(found))}: convert the layer with .to()"
+        )
+
+
 class FusedSequence(torch.autograd.Function):
     """One layer over one sequence; see ``docs/kernel.md``."""
 
@@ -156,7 +172,11 @@ class FusedSequence(torch.autograd.Function):
             hidden: ``[B, H]``.
             queue: ``[R, B, H]``.
             *parameters: As `PARAMETERS`, then weight and bias of each norm; None: there is none.
+
+        Raises:
+            ValueError: If they differ in type or device.
         """
+        _check_types(inputs, hidden, queue, keep, *parameters, *call.moments)
         ctx.set_materialize_grads(False)
         inputs, hidden, queue = (part.detach().contiguous() for part in (inputs, hidden, queue))
         parameters = tuple(None if p is None else p.detach().contiguous() for p in parameters)

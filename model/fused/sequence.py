@@ -47,26 +47,27 @@ def choose_backend(wanted: str | None, config: ModelConfig) -> str:
 
 
 def resolve_backend(chosen: str, parameter: Tensor) -> str:
-    """What a layer with this parameter runs on now: ``fused`` or ``torch``."""
-    known = parameter.device.type == "cpu" and parameter.dtype in (torch.float32, torch.float64)
-    return "fused" if chosen != "torch" and known and is_available() else "torch"
+    """What a layer with this parameter runs on now: ``fused`` or ``torch``.
 
-
-def takes(inputs: Tensor, absent: Tensor | None, span: Span, norms: tuple[Norm, ...]) -> bool:
-    """Whether the kernel takes this call of a layer that it supports.
-
-    It leaves to PyTorch: other devices and types, autocast, tracing, forward-mode derivatives, and
-    batches whose sequences have seen different numbers of steps where the window or batch norm's
-    learned statistics depend on it.
+    The kernel leaves other devices and types, autocast and tracing to PyTorch.
     """
-    plain = (
-        inputs.device.type == "cpu"
-        and inputs.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
+    known = (
+        chosen != "torch"
         and not torch.compiler.is_compiling()
-        and not torch._C._functorch.maybe_current_level()  # torch.func: no public question
+        and not torch.is_autocast_enabled("cpu")
+        and parameter.device.type == "cpu"
+        and parameter.dtype in (torch.float32, torch.float64)
     )
-    if not plain or absent is not None:
+    return "fused" if known and is_available() else "torch"
+
+
+def takes(absent: Tensor | None, span: Span, norms: tuple[Norm, ...]) -> bool:
+    """Whether the kernel takes this call of a layer that runs on it.
+
+    It leaves to PyTorch batches whose sequences have seen different numbers of steps, where the
+    window or batch norm's learned statistics depend on it.
+    """
+    if absent is not None:
         return False
     uneven = any(isinstance(norm, StepBatchNorm) for norm in norms) and not span.training
     return not uneven or bool((span.first == span.first[0]).all())
@@ -109,6 +110,13 @@ def run_sequence(
         if isinstance(norm, StepBatchNorm):
             steps = _steps(site, span)
             moments[site], measured[site] = _moments(norm, steps, span)
+    tensors = (
+        inputs,
+        hidden,
+        queue,
+        *weights,  # as PARAMETERS names them
+        *(parameter for norm in norms for parameter in _parameters(norm)),
+    )
     call = Call(
         num_heads=config.num_heads,
         window_size=config.window_size,
@@ -116,27 +124,11 @@ def run_sequence(
         norm=config.norm,
         memory_norm=config.attention_norm,
         cells_out=len(inputs) if lengths is not None else min(len(inputs), config.window_size),
+        saves=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors),
         moments=moments,
         measured=measured,
     )
-    output, cells = FusedSequence.apply(  # type: ignore[no-untyped-call]  # torch
-        call,
-        keep,
-        lengths,
-        inputs,
-        hidden,
-        queue,
-        weights.input,
-        weights.bias,
-        weights.hidden,
-        weights.memory,
-        weights.memory_bias,
-        weights.position,
-        weights.attended,
-        weights.attended_bias,
-        weights.attention_gates,
-        *(parameter for norm in norms for parameter in _parameters(norm)),
-    )
+    output, cells = FusedSequence.apply(call, keep, lengths, *tensors)  # type: ignore[no-untyped-call]  # torch
     if span.training:
         for site, norm in enumerate(norms):
             table, flags = moments[site], measured[site]

@@ -167,16 +167,6 @@ def test_the_same_threads_give_the_same_bits(threads, norm):
         )
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-def test_float32_is_close_to_float64(norm):
-    layer = make_layer(5, norm=norm, attention_activation="elu", heads=3, head_size=3)
-    x = torch.randn(6, 40, 3)
-    exact, _ = layer(x)
-    found, _ = layer.float()(x.float())
-    assert found.dtype is torch.float32
-    torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=1e-4)
-
-
 def test_uninitialised_memory_changes_nothing(monkeypatch):
     x = torch.randn(5, 11, 3)
     layer = make_layer(6, norm="batch", attention_norm="batch", attention_activation="gelu")
@@ -209,6 +199,72 @@ def test_extreme_values_stay_finite():
     output.sum().backward()
     assert output.isfinite().all()
     assert x.grad.isfinite().all()
+
+
+def test_tensors_of_different_types_are_refused():
+    layer = make_layer(9, layers=1)
+    layer.cells[0].attended.float()
+    with pytest.raises(ValueError, match=r"got torch\.float32 on cpu, torch\.float64"):
+        layer(torch.randn(3, 3, 3))
+
+
+@pytest.mark.parametrize("activation", ["elu", "gelu"])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_without_gradients_steps_are_not_kept(norm, activation, monkeypatch):
+    layer = make_layer(9, norm=norm, attention_norm=norm, attention_activation=activation, layers=1)
+    x = torch.randn(60, 19, 3)
+    taken, empty = [], torch.empty
+
+    def counted(size, **options):
+        taken.append(size)
+        return empty(size, **options)
+
+    monkeypatch.setattr("model.fused.function.torch.empty", counted)
+    expected, _ = layer(x)
+    kept = taken[0]
+    for context in (torch.no_grad, torch.inference_mode):
+        taken.clear()
+        with context():
+            assert torch.equal(layer(x)[0], expected)
+        assert taken[0] < kept / 3
+
+
+@pytest.mark.usefixtures("no_torch_path")
+def test_frozen_weights_still_pass_gradients_on():
+    layer = make_layer(9).requires_grad_(False)
+    x = torch.randn(4, 5, 3, requires_grad=True)
+    layer(x)[0].square().sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the kernel ran")
+
+    monkeypatch.setattr("model.fused.sequence.FusedSequence.apply", refuse)
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_autocast_runs_on_torch():
+    layer = make_layer(9).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer.backend == "torch"
+        output, _ = layer(torch.randn(3, 3, 3, dtype=torch.float32))
+    output.sum().backward()
+    assert layer.backend == "fused"
+
+
+# The tracer instantiates autograd functions, and looks at gradients unless there are none.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_layers_run_on_torch(monkeypatch):
+    layer = make_layer(9, layers=1)
+    x = torch.randn(2, 3, 3)
+    with torch.no_grad():
+        expected, _ = layer(x)
+        monkeypatch.setattr("model.fused.sequence.FusedSequence.apply", None)
+        output, _ = torch.compile(layer, backend="eager")(x)
+    torch.testing.assert_close(output, expected)
 
 
 def test_what_the_kernel_cannot_take_runs_on_torch():

@@ -280,7 +280,7 @@ template <class T> struct Backward : Worker<T> {
     T *weights = this->scores[0], *d_scores = this->scores[1];
     dot_rows(query, keys, count, D, weights, ahead);
     dot_rows(d_head, values, count, D, d_scores, ahead);
-    const T* softmax = plan.softmax + ((t * plan.blocks + block) * N + n) * 2 * L;
+    const T* softmax = plan.softmax(t, block, n);
     for (int p = 0; p < kPieces; ++p)
       for (int64_t j = 0; j < count; ++j) {
         const int64_t at = j * L + p * W;

@@ -133,7 +133,7 @@ template <class T> struct Forward : Worker<T> {
     }
     const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T* scores = this->scores[0];
-    T* softmax = plan.softmax + ((t * plan.blocks + block) * plan.N + n) * 2 * L;
+    T* softmax = plan.softmax(t, block, n);
     dot_rows(head, keys, count, D, scores, ahead);
     soften(scores, count, softmax);
     mix_rows(scores, values, count, D, head + D * L, ahead);

@@ -13,6 +13,7 @@ struct Problem {
   int64_t value_bytes, threads, T, B, I, H, N, K, R;
   int64_t activation, norm, memory_norm;
   int64_t cells_out;                       // how many of the latest cells are wanted
+  int64_t saves;                           // whether what backward needs is to be left
   const void *inputs, *hidden, *queue;     // [T,B,I], [B,H], [R,B,H]
   const void* keep;                        // factors of dropout [T,B,H], or null
   const int64_t* lengths;                  // [B], or null
@@ -69,8 +70,9 @@ template <class T> struct Plan {
   bool keeps_pre;  // keys and values before their activation are saved
   Norm<T> norms[kSites];
 
-  // Saved. Per step and block: query H, gates 4H, mixed values H, ELU(W_o mixed + b_o) H.
-  T *steps, *softmax, *cells, *keys_at, *values_at, *memory_pre, *query_pre;
+  // Saved. Per step and block: query H, gates 4H, mixed values H, ELU(W_o mixed + b_o) H. Without a
+  // backward to come, each step writes these, the softmax and the `pre`s over the last one's.
+  T *steps, *softmax_at, *cells, *keys_at, *values_at, *memory_pre, *query_pre;
 
   explicit Plan(const Problem& problem) : p(problem) {
     T_ = p.T, B = p.B, I = p.I, H = p.H, N = p.N, K = p.K, R = p.R;
@@ -88,13 +90,14 @@ template <class T> struct Plan {
   }
 
   void lay_out(Arena& arena) {
-    steps = arena.take<T>(T_ * blocks * 7 * H * L);
-    softmax = arena.take<T>(T_ * blocks * N * 2 * L);
+    const int64_t kept = p.saves ? T_ : 1, kept_rows = p.saves ? keys : 1;
+    steps = arena.take<T>(kept * blocks * 7 * H * L);
+    softmax_at = arena.take<T>(kept * blocks * N * 2 * L);
     cells = arena.take<T>((R + T_) * blocks * H * L);
     keys_at = arena.take<T>(blocks * keys * H * L);
     values_at = arena.take<T>(blocks * keys * H * L);
-    memory_pre = keeps_pre ? arena.take<T>(keys * blocks * 2 * H * L) : nullptr;
-    query_pre = p.activation == kGelu ? arena.take<T>(T_ * blocks * H * L) : nullptr;
+    memory_pre = keeps_pre ? arena.take<T>(kept_rows * blocks * 2 * H * L) : nullptr;
+    query_pre = p.activation == kGelu ? arena.take<T>(kept * blocks * H * L) : nullptr;
   }
   int64_t saved_bytes() {
     Arena arena(nullptr);
@@ -125,10 +128,14 @@ template <class T> struct Plan {
     for (int64_t b = first; b < end; b += widest) work(b, std::min(widest, end - b));
   }
 
-  T* step(int64_t t, int64_t block) const { return steps + (t * blocks + block) * 7 * H * L; }
+  int64_t place(int64_t time, int64_t block) const { return (p.saves ? time * blocks : 0) + block; }
+  T* step(int64_t t, int64_t block) const { return steps + place(t, block) * 7 * H * L; }
+  T* softmax(int64_t t, int64_t block, int64_t head) const {
+    return softmax_at + (place(t, block) * N + head) * 2 * L;
+  }
   T* cell(int64_t row, int64_t block) const { return cells + (row * blocks + block) * H * L; }
-  T* pre(int64_t row, int64_t b) const { return memory_pre + (row * blocks + b) * 2 * H * L; }
-  T* query(int64_t t, int64_t b) const { return query_pre + (t * blocks + b) * H * L; }
+  T* pre(int64_t row, int64_t b) const { return memory_pre + place(row, b) * 2 * H * L; }
+  T* query(int64_t t, int64_t b) const { return query_pre + place(t, b) * H * L; }
   // Keys and values lie by head, so that a head's window is one run of memory: [block,head,row,D].
   int64_t run(int64_t block, int64_t head, int64_t row) const {
     return ((block * N + head) * keys + row) * D * L;
