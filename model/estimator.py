@@ -36,7 +36,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     A share of the training sequences is kept back to choose the epoch; give ``groups`` to `fit`
     where several sequences come from one person, so that nobody is on both sides.
 
-    Every setting but these four is a field of `model.config.ModelConfig` or `TrainingConfig`, which
+    Every setting but these five is a field of `model.config.ModelConfig` or `TrainingConfig`, which
     say what it does and what is valid. Settings that a cell has no use for stay at their defaults.
 
     Args:
@@ -45,6 +45,8 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             None draws one at each fit.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of torch in training; None leaves them.
+        backend: What computes a larnn (see `model.layer.LARNN`): ``auto``, ``fused`` or ``torch``;
+            None: ``LARNN_BACKEND``, else ``auto``.
 
     Attributes:
         classes_: Labels, sorted, ``[classes]``.
@@ -92,6 +94,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         random_state: int | np.random.RandomState | None = _T.seed,
         device: str = "auto",
         threads: int | None = None,
+        backend: str | None = None,
     ) -> None:
         # scikit-learn's rule: keep what was given, check it in fit.
         given = locals()
@@ -114,6 +117,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             groups: Who each sequence comes from, ``[n]``; None: each stands for itself.
 
         Raises:
+            model.fused.BuildError: If backend is fused and the kernel cannot be built here.
             ValueError: If a setting or the data break a rule, or CUDA is asked for and missing.
             model.training.DivergedError: If the loss is no longer finite.
         """
@@ -141,7 +145,13 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             licence="your own",
             source="arrays",
         )
-        result = fit(self._config(seed), data, device=self.device, threads=self.threads)
+        result = fit(
+            self._config(seed),
+            data,
+            device=self.device,
+            threads=self.threads,
+            backend=self.backend,
+        )
         self.classes_ = classes
         self.n_features_in_ = x.shape[2]
         self.history_ = result.history
@@ -151,7 +161,8 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """How probable each of `classes_` is, ``[n, classes]``; ``X`` as for `fit`."""
         check_is_fitted(self)
-        return load_classifier(self.weights_, self.device).probabilities(*_sequences(X))
+        trained = load_classifier(self.weights_, self.device, self.backend)
+        return trained.probabilities(*_sequences(X))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable class of each sequence, ``[n]``; ``X`` as for `fit`."""
@@ -172,6 +183,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             "validation_fraction": self.validation_fraction,
             "device": self.device,
             "threads": self.threads,
+            "backend": self.backend,
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
         }

@@ -197,8 +197,15 @@ def _unpack_weights(weights: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def load_classifier(weights: bytes, device: str = "auto") -> TrainedClassifier:
+def load_classifier(
+    weights: bytes, device: str = "auto", backend: str | None = None
+) -> TrainedClassifier:
     """Rebuild a classifier from `pack_weights`' blob.
+
+    Args:
+        weights: The blob.
+        device: auto, cpu or cuda.
+        backend: What computes a larnn (see `model.layer.LARNN`).
 
     Raises:
         CheckpointError: If the bytes are damaged or hold something else.
@@ -207,7 +214,7 @@ def load_classifier(weights: bytes, device: str = "auto") -> TrainedClassifier:
     tensors, about = _unpack_weights(weights)
     config = TrialConfig.from_params(about["config"])
     classes, channels = about.pop("class_names"), about.pop("channel_names")
-    model = SequenceClassifier(config.model, len(channels), len(classes))
+    model = SequenceClassifier(config.model, len(channels), len(classes), backend=backend)
     prefix = "model."
     state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     model.load_state_dict(state)

@@ -56,7 +56,7 @@ def test_every_setting_of_the_configurations_is_a_parameter_with_its_default():
         for field in part.field_names()
     }
     expected["random_state"] = expected.pop("seed")
-    expected |= {"validation_fraction": 0.2, "device": "auto", "threads": None}
+    expected |= {"validation_fraction": 0.2, "device": "auto", "threads": None, "backend": None}
     assert LARNNClassifier().get_params() == expected
 
 
@@ -84,6 +84,21 @@ def test_a_pickle_and_a_saved_folder_predict_the_same(fitted, tmp_path):
         fitted.save(tmp_path / "model")
     with pytest.raises(SavedModelError, match="is none"):
         LARNNClassifier.load(tmp_path / "other")
+
+
+def test_the_backend_computes_training_and_answers(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the kernel ran")
+
+    monkeypatch.setenv("LARNN_BACKEND", "auto")
+    monkeypatch.setattr("model.fused.sequence.FusedSequence.apply", refuse)
+    made = LARNNClassifier(**{**SMALL, "epochs": 1}, backend="torch").fit(DATA.x, LABELS)
+    made.save(tmp_path)
+    for model in (clone(made).fit(DATA.x, LABELS), LARNNClassifier.load(tmp_path)):
+        assert model.backend == "torch"
+        assert len(model.predict(DATA.x)) == 150
+    with pytest.raises(ValueError, match="backend must be one of auto, fused, torch, got 'quick'"):
+        clone(made).set_params(backend="quick").fit(DATA.x, LABELS)
 
 
 def test_labels_keep_their_type(tmp_path):
