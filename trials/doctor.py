@@ -16,6 +16,7 @@ from pymongo.errors import PyMongoError
 from trials import pipelines
 from trials.diagnosis import diagnose_study
 from trials.documents import SCHEMA_VERSION, schema_message
+from trials.errors import TrialsError
 from trials.indexes import faulty_indexes
 from trials.mongo_store import MongoStore
 from trials.retrying import translated
@@ -191,12 +192,15 @@ def _examine_schema(store: MongoStore) -> Iterator[Finding]:
     readable = {study.name for study in store.list_studies()}
     broken = sorted({str(name) for name in store.database["studies"].distinct("_id")} - readable)
     for name in broken:
-        yield Finding(
-            "schema",
-            Level.WARNING,
-            f"study {name[:64]!r} cannot be read: it is left out",
-            f"larnn-search upgrade, or larnn-search delete {name[:64]}",
-        )
+        try:
+            store.get_study(name)
+        except TrialsError as error:
+            yield Finding(
+                "schema",
+                Level.WARNING,
+                f"left out: {error}",
+                f"larnn-search upgrade, or larnn-search delete {name[:64]}",
+            )
     yield Finding("schema", Level.OK, f"version {version}, {len(readable)} studies can be read")
 
 

@@ -34,7 +34,11 @@ class BrokenDocumentError(TrialsError):
 
 
 class SchemaVersionError(TrialsError):
-    """The database was written by another version of this project."""
+    """The database, or a study in it, was written by another version of this project."""
+
+
+UNREADABLE = (BrokenDocumentError, SchemaVersionError)
+"""Why a study that stands beside others is left out."""
 
 
 class StoreUnavailableError(TrialsError):

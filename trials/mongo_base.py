@@ -88,6 +88,8 @@ class MongoBase:
         self._meta = self._database["meta"]
         self._blobs = Blobs(self._database, DURABLE)
         self._is_prepared = False
+        self._left_out: set[str] = set()
+        """What was told of documents that cannot be read."""
         try:
             self._check_server(any_schema)
         except BaseException:

@@ -19,7 +19,7 @@ from trials.documents import (
     encode_worker,
     trial_id,
 )
-from trials.errors import BrokenDocumentError, StudyNotFoundError
+from trials.errors import UNREADABLE, BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
 from trials.reading import decode_study, decode_worker, read_trial
 from trials.retrying import prompt, retried
@@ -76,8 +76,8 @@ class MongoStudies(MongoBase):
         for document in self._studies.find().sort([("created_at", 1), ("_id", 1)]):
             try:
                 made.append(decode_study(document))
-            except BrokenDocumentError as error:
-                log.warning("left out: %s", error)
+            except UNREADABLE as error:
+                self._tell_left_out(error)
         return made
 
     @retried
@@ -284,8 +284,8 @@ class MongoStudies(MongoBase):
         for row in found:
             try:
                 spec = decode_study(row).spec
-            except BrokenDocumentError as error:
-                log.warning("left out: %s", error)
+            except UNREADABLE as error:
+                self._tell_left_out(error)
                 continue
             running = row["running"][0]["n"] if row["running"] else 0
             made.append(Offer(spec.name, spec.objective, spec.priority, running))
@@ -336,5 +336,11 @@ class MongoStudies(MongoBase):
             try:
                 made.append(decode_worker(document))
             except BrokenDocumentError as error:
-                log.warning("left out: %s", error)
+                self._tell_left_out(error)
         return made
+
+    def _tell_left_out(self, error: Exception) -> None:
+        """Once: workers ask for offers twice a second."""
+        if str(error) not in self._left_out:
+            self._left_out.add(str(error))
+            log.warning("left out: %s", error)

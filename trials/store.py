@@ -13,7 +13,9 @@ Rules that every store keeps (`tests/trials_tests/test_store_contract.py` runs o
 * **Values come back as they went in.** Params keep their types (int stays int), NaN stays NaN.
 * **Outages.** A method that cannot reach the database retries with jittered backoff for as long as
   its store was told to, then raises `StoreUnavailableError`.
-* **Nothing read is executed.** A document that does not fit is refused for that trial alone.
+* **Nothing read is executed.** A document that does not fit is refused for that trial alone. A
+  study that cannot be read, or is of another version, is left out of `list_studies` and `offers`
+  and logged; whoever asks for it by name gets the error.
 """
 
 from __future__ import annotations

@@ -91,6 +91,14 @@ def test_a_study_that_cannot_be_read_is_named(mongo_store):
     assert "larnn-search delete odd" in finding.mend
 
 
+def test_a_study_of_another_version_is_named(mongo_store):
+    add_study(mongo_store, "square", [])
+    mongo_store.database["studies"].update_one({"_id": "s"}, {"$set": {"schema": 99}})
+    finding = found(mongo_store, "schema")
+    assert "study 's' has schema version 99" in finding.message
+    assert "larnn-search upgrade" in finding.mend
+
+
 def test_a_lease_that_nobody_takes_back(mongo_store):
     add_study(mongo_store, "square", [{"x": 1}])
     mongo_store.reserve("s", "w", "h", "t", lease_s=-20)

@@ -1,5 +1,6 @@
 """Documents made by hand, broken or hostile: refused one by one, in nobody else's way."""
 
+import dataclasses
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -147,11 +148,22 @@ def test_a_hostile_study_is_left_out_and_the_others_run(study: MongoStore) -> No
         study.get_study("a")
 
 
-def test_a_study_of_another_version_is_refused(study: MongoStore) -> None:
+def test_a_study_of_another_version_is_refused_and_the_others_run(
+    study: MongoStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    study.create_study(dataclasses.replace(SPEC, name="ours"))
+    for name in ("s", "ours"):
+        study.add_trials(name, None, 0, [NewTrial({}, 1)])
     study._studies.update_one({"_id": "s"}, {"$set": {"schema": 99}})
     for read in (study.get_study, lambda name: study.reserve(name, "w", "h", "t")):
         with pytest.raises(SchemaVersionError, match=r"schema version 99.*larnn-search upgrade"):
             read("s")
+    for _ in range(2):
+        assert [found.name for found in study.list_studies()] == ["ours"]
+        assert [offer.study for offer in study.offers()] == ["ours"]
+    (told,) = caplog.messages  # once, however often workers ask
+    assert "study 's' has schema version 99" in told
+    assert "larnn-search upgrade" in told
 
 
 def test_a_database_of_another_version_is_refused(study: MongoStore, mongo_uri: str) -> None:
