@@ -14,6 +14,7 @@ from trials.documents import Document, encode_failure, encode_outcome, trial_id
 from trials.errors import BrokenDocumentError
 from trials.mongo_base import FLEETING
 from trials.mongo_studies import AFTER, MongoStudies
+from trials.oversize import with_room
 from trials.reading import decode_reserved, read_trial, refusal
 from trials.retrying import prompt, retried
 from trials.rules import (
@@ -25,7 +26,7 @@ from trials.rules import (
 )
 from trials.store import CHECKPOINT, ELSEWHERE_SECONDS, LEASE_SECONDS, Control
 from trials.study import StudyState
-from trials.trial import FINISHED_STATES, Claim, Outcome, Report, Trial, TrialState
+from trials.trial import FINISHED_STATES, Claim, Failure, Outcome, Report, Trial, TrialState
 from trials.values import canonical
 
 SWEEP_BATCH = 500
@@ -54,13 +55,14 @@ class MongoStore(MongoStudies):
             try:
                 return decode_reserved(document)
             except BrokenDocumentError as problem:
-                failure = encode_failure(refusal(problem, worker, host))
-                state = {"state": TrialState.FAILED.value, "failures": [failure]}
-                self._trials.update_one(
-                    {"_id": document["_id"], "token": token},
-                    {"$set": {**pipelines.NO_CLAIM, **state}},
-                )
+                self._refuse(document["_id"], token, refusal(problem, worker, host))
         return None
+
+    def _refuse(self, trial: object, token: str, why: Failure) -> None:
+        owned = {"_id": trial, "token": token}
+        state = {"state": TrialState.FAILED.value, "failures": [encode_failure(why)]}
+        change = {"$set": {**pipelines.NO_CLAIM, **state}}
+        with_room(self._trials, owned, lambda: self._trials.update_one(owned, change))
 
     def _reserve(
         self, study: str, wanted: Document, change: pipelines.Pipeline, token: str
@@ -68,8 +70,12 @@ class MongoStore(MongoStudies):
         if self._read_study(study).state is StudyState.ACTIVE:
             # A DuplicateKeyError: reserved before under this token, and the answer was lost.
             with contextlib.suppress(DuplicateKeyError):
-                document = self._trials.find_one_and_update(
-                    wanted, change, sort=[("number", 1)], return_document=AFTER
+                document = with_room(
+                    self._trials,
+                    wanted,
+                    lambda: self._trials.find_one_and_update(
+                        wanted, change, sort=[("number", 1)], return_document=AFTER
+                    ),
                 )
                 if document is not None:
                     return document
@@ -145,10 +151,14 @@ class MongoStore(MongoStudies):
             "state": TrialState.RUNNING.value,
             "$expr": {"$lte": ["$lease_expires_at", pipelines.NOW]},
         }
+
+        def release() -> Document | None:
+            return self._trials.find_one_and_update(
+                expired, pipelines.release(), return_document=AFTER
+            )
+
         released = []
-        while document := self._trials.find_one_and_update(
-            expired, pipelines.release(), return_document=AFTER
-        ):
+        while document := with_room(self._trials, expired, release):
             released.append(self._without_checkpoint(read_trial(document)))
         return released
 

@@ -21,6 +21,7 @@ from trials.documents import (
 )
 from trials.errors import UNREADABLE, BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
+from trials.oversize import with_room
 from trials.reading import decode_study, decode_worker, read_trial
 from trials.retrying import prompt, retried
 from trials.rules import (
@@ -88,7 +89,12 @@ class MongoStudies(MongoBase):
         if state is StudyState.CANCELLED:
             # After the study: what is reserved in between learns it from its first beat.
             unfinished = {"$in": [TrialState.WAITING.value, TrialState.RUNNING.value]}
-            self._trials.update_many({"study": name, "state": unfinished}, pipelines.cancel())
+            chosen = {"study": name, "state": unfinished}
+            with_room(
+                self._trials,
+                chosen,
+                lambda: self._trials.update_many(chosen, pipelines.cancel()),
+            )
         return study
 
     def delete_study(self, name: str) -> None:

@@ -153,6 +153,11 @@ def is_outage(error: PyMongoError) -> bool:
     return bool(_codes(error) & PASSING) or _is_out_of_disk(error)
 
 
+def is_too_large(error: OperationFailure) -> bool:
+    """Whether a document would grow over the database's limit."""
+    return bool(_codes(error) & TOO_LARGE)
+
+
 def _is_out_of_disk(error: OperationFailure) -> bool:
     # An insert that finds the disk full is told as "unknown error" (8), with the system's words.
     return OUT_OF_DISK in _codes(error) or "No space left on device" in str(error)
@@ -195,7 +200,7 @@ def translated(error: PyMongoError, where: str) -> Exception:
         return StoreUnavailableError(
             f"the disk of MongoDB at {where} is full: free some space, then start this again"
         )
-    return too_large() if codes & TOO_LARGE else error
+    return too_large() if is_too_large(error) else error
 
 
 def too_large() -> TrialsError:

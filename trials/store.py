@@ -202,6 +202,7 @@ class TrialStore(Protocol):
     ) -> Trial | None:
         """Take the lowest-numbered WAITING trial of an ACTIVE study; None when there is none.
 
+        A trial that no change fits into any more (MongoDB keeps 16 MB of one) becomes FAILED.
         A trial whose latest attempt used up a retry is kept from the workers on which it failed
         until it has waited ``elsewhere_s``; then it is anybody's, so that a lone worker gets it.
         """

@@ -19,9 +19,10 @@ from trials.errors import (
     StudyNotFoundError,
 )
 from trials.mongo_store import MongoStore
+from trials.oversize import LIMIT_BYTES
 from trials.reading import decode_trial
 from trials.store import CHECKPOINT, WEIGHTS, NewTrial, WorkerInfo
-from trials.study import StudySpec
+from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, Report, TrialState
 from trials.values import plain
 
@@ -91,6 +92,55 @@ def test_a_hostile_trial_is_refused_and_the_next_one_runs(
     assert "refused: trial s/0" in refused.failures[0].message
     assert len(refused.failures[0].message) < 600
     assert study.get_trial("s", 0).state is TrialState.FAILED
+
+
+def brim(document: dict[str, Any], reports: bool, spare: int) -> dict[str, Any]:
+    """A document with so many bytes of room, filled in its reports or in its params."""
+    report = {"loss": 1.0, "metrics": {"text": ""}, "seconds": 0, "attempt": 1}
+
+    def filled(size: int) -> dict[str, Any]:
+        text = "x" * size
+        if reports:
+            return {**document, "reports": {"1": {**report, "metrics": {"text": text}}}}
+        return {**document, "params": {"x": 1, "text": text}}
+
+    return filled(LIMIT_BYTES - spare - len(bson.encode(filled(0))))
+
+
+@pytest.mark.parametrize(("reports", "spare"), [(True, 0), (True, 40), (False, 0), (False, 150)])
+def test_a_waiting_trial_without_room_is_refused_and_the_next_one_runs(
+    study: MongoStore, reports: bool, spare: int
+) -> None:
+    study.add_trials("s", None, 0, [NewTrial({"x": 1}, 1), NewTrial({"x": 1}, 1)])
+    study._trials.replace_one({"_id": "s/0"}, brim(GOOD, reports, spare))
+    taken = study.reserve("s", "worker", "host", "token", 1000)
+    assert taken is not None
+    assert taken.number == 1
+    refused = study.get_trial("s", 0)
+    assert (refused.state, refused.reports) == (TrialState.FAILED, ())
+    assert refused.params == ({"x": 1} if reports else {})
+    assert "refused: trial s/0 has grown to the 16 MB" in refused.failures[-1].message
+    assert refused.finished_at is not None
+
+
+def test_a_running_trial_without_room_keeps_no_others_lease(study: MongoStore) -> None:
+    study.add_trials("s", None, 0, [NewTrial({"x": 1}, 1)] * 2)
+    claims = [study.reserve("s", "w", "h", token, 0) for token in "ab"]
+    assert None not in claims
+    held = study._trials.find_one({"_id": "s/0"})
+    assert held is not None
+    study._trials.replace_one({"_id": "s/0"}, brim(held, reports=True, spare=1))
+    assert [trial.number for trial in study.release_expired()] == [1]
+    assert study.get_trial("s", 0).state is TrialState.FAILED
+    assert study.retry_trial("s", 0).params == {"x": 1}
+
+
+def test_a_trial_without_room_keeps_no_study_from_being_cancelled(study: MongoStore) -> None:
+    study.add_trials("s", None, 0, [NewTrial({"x": 1}, 1)] * 2)
+    study._trials.replace_one({"_id": "s/0"}, brim(GOOD, reports=True, spare=1))
+    study.set_study_state("s", StudyState.CANCELLED)
+    states = [trial.state for trial in study.list_trials("s")]
+    assert states == [TrialState.FAILED, TrialState.CANCELLED]
 
 
 def test_what_lacks_a_field_is_refused(study: MongoStore) -> None:
