@@ -130,7 +130,7 @@ def in_common(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     if space.derive is not None:
         try:
             values = DERIVATIONS[space.derive].backward(values, space)
-        except KeyError:
+        except (KeyError, TypeError):
             return {}
     return {
         row.name: values[row.name]

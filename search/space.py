@@ -96,7 +96,7 @@ class Space:
             active = [row for row in self.rows if self.is_active(row, values)]
             if all(row.contains(values[row.name]) for row in active):
                 return {row.name: values[row.name] for row in active}
-        except KeyError:  # a searched parameter is missing
+        except (KeyError, TypeError):  # a searched parameter is missing, or of another type
             return None
         return None
 

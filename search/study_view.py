@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,11 +10,16 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
+from trials.errors import TrialNotFoundError
 from trials.store import TrialStore
 from trials.trial import BUDGET_STATES, Trial, TrialState
 
 ACTIVE_STATES = (TrialState.WAITING, TrialState.RUNNING)
 RECOUNT_SECONDS = 10.0
+LARGEST_GAP = 1000
+"""Numbers between two trials beyond which the higher one was made by hand: it counts, but the next
+trial's number is not sought behind it."""
+_log = logging.getLogger(__name__)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -54,8 +60,7 @@ class StudyView:
         before = set(self._active)
         active = self._store.list_trials(self._study, ACTIVE_STATES, with_reports)
         numbers = {trial.number for trial in active}
-        unseen = set(range(self.next_number, max(numbers, default=-1))) - numbers
-        ended = [self._store.get_trial(self._study, n) for n in sorted((before - numbers) | unseen)]
+        ended = self._read((before - numbers) | self._unseen(numbers))
         newly = [kept for kept in map(lightened, [*active, *ended]) if self._put(kept)]
         self.finished += sorted(newly, key=_ended_at)
         if now >= self._recount_at:
@@ -63,6 +68,25 @@ class StudyView:
             if self._is_stale():
                 self._read_all()
         return newly
+
+    def _unseen(self, active: set[int]) -> set[int]:
+        """Numbers of trials that came and ended since the last reading."""
+        latest = self.next_number
+        for number in sorted(active):
+            if number <= latest + LARGEST_GAP:
+                latest = max(latest, number)
+        return set(range(self.next_number, latest)) - active
+
+    def _read(self, numbers: set[int]) -> list[Trial]:
+        """These trials; one that is no longer there is forgotten."""
+        found = []
+        for number in sorted(numbers):
+            try:
+                found.append(self._store.get_trial(self._study, number))
+            except TrialNotFoundError as error:
+                _log.warning("gone: %s", error)
+                self._drop(number)
+        return found
 
     def _read_all(self) -> None:
         self._trials.clear()
@@ -81,20 +105,36 @@ class StudyView:
         if known is not None:
             self._counts[known.state] -= 1
         if counted and not counts:  # it was retried
-            self.finished = [other for other in self.finished if other.number != trial.number]
+            self._uncount(trial.number)
         self._trials[trial.number] = trial
         self._counts[trial.state] += 1
-        self.next_number = max(self.next_number, trial.number + 1)
+        if trial.number <= self.next_number + LARGEST_GAP:
+            self.next_number = max(self.next_number, trial.number + 1)
+        elif known is None:
+            _log.warning("trial %d of %s was numbered by hand", trial.number, self._study)
         if trial.state.is_finished:
             self._active.discard(trial.number)
         else:
             self._active.add(trial.number)
         return counts and not counted
 
+    def _drop(self, number: int) -> None:
+        known = self._trials.pop(number, None)
+        if known is not None:
+            self._counts[known.state] -= 1
+            self._active.discard(number)
+            self._uncount(number)
+        # The store takes no number behind one that is not there.
+        while self.next_number and self.next_number - 1 not in self._trials:
+            self.next_number -= 1
+
+    def _uncount(self, number: int) -> None:
+        self.finished = [other for other in self.finished if other.number != number]
+
     def _is_stale(self) -> bool:
         counts = self._store.counts(self._study)
         retried = (TrialState.FAILED, TrialState.CANCELLED)
-        return sum(counts.values()) > len(self._trials) or any(
+        return sum(counts.values()) != len(self._trials) or any(
             self._counts[state] > counts[state] for state in retried
         )
 
@@ -113,8 +153,8 @@ class StudyView:
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials by number."""
-        return [self._trials[number] for number in sorted(self._trials)]
+        """All trials by number, without those numbered by hand."""
+        return [self._trials[n] for n in sorted(self._trials) if n < self.next_number]
 
     @property
     def active(self) -> list[Trial]:

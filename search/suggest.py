@@ -90,6 +90,17 @@ def _node(row: Parameter) -> Any:
     return scope.float(scope.hyperopt_param(row.name, draws[row.kind](*ends)))
 
 
+def _can_draw(row: Parameter, drawn: object) -> bool:
+    """Whether Hyperopt may draw this for a row: what comes from the database may be anything."""
+    if isinstance(drawn, bool) or not isinstance(drawn, (int, float)):
+        return False
+    if row.kind == "choice":
+        return drawn in range(len(row.choices))
+    low, high = row.bounds
+    # A draw exactly on the half step rounds out of the range.
+    return low - 1 <= drawn <= high + 1 if row.is_integer else row.contains(drawn)
+
+
 def _index(row: Parameter, value: Any) -> int:
     """Position of a choice, by type and value (True is not 1)."""
     return [(type(known), known) for known in row.choices].index((type(value), value))
@@ -229,13 +240,22 @@ class Suggester:
     def _entry(self, trial: Trial) -> Entry:
         known = self._entries.get(trial.number)
         if known is None or known.trial is not trial:
-            if known is not None:
-                raw = known.raw  # params never change
-            else:
-                raw = trial.suggestion.get("raw") or self._encode(trial.params)
-            known = Entry(trial, trial.number, raw, merit_of(trial), _key(trial.params))
+            key = _key(trial.params)
+            if known is not None and known.params_key == key:
+                raw = known.raw
+            else:  # new, or deleted and made anew under its number
+                raw = self._drawn(trial) or self._encode(trial.params)
+            known = Entry(trial, trial.number, raw, merit_of(trial), key)
             self._entries[trial.number] = known
         return known
+
+    def _drawn(self, trial: Trial) -> Raw | None:
+        """The draws kept with a trial, if this space may have made them."""
+        raw = trial.suggestion.get("raw")
+        rows = {row.name: row for row in self._space.rows}
+        if not raw or not isinstance(raw, Mapping) or not raw.keys() <= rows.keys():
+            return None
+        return raw if all(_can_draw(rows[name], value) for name, value in raw.items()) else None
 
     def _encode(self, params: Mapping[str, Any]) -> Raw | None:
         sampled = self._space.sampled(params)

@@ -328,7 +328,8 @@ class MongoStore(MongoStudies):
         for key, owner in owners.items():
             trial = found.get(ids[key], {})
             running = (TrialState.RUNNING.value, owner.attempt)
-            is_named = (trial.get("blobs") or {}).get(owner.kind) == key
+            blobs = trial.get("blobs")
+            is_named = isinstance(blobs, dict) and blobs.get(owner.kind) == key
             if not is_named and (trial.get("state"), trial.get("attempt")) != running:
                 orphans.append(key)
         for key in orphans:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from trials.documents import SCHEMA_VERSION, encode_trial, schema_message
+from trials.documents import SCHEMA_VERSION, encode_trial, schema_message, trial_id
 from trials.errors import (
     BrokenDocumentError,
     IllegalTransitionError,
@@ -99,6 +99,8 @@ def _decode_look(document: object, where: str) -> Mapping[str, Any]:
     return {**rest, "at": read.get("at", datetime)}
 
 
+NO_TIME = datetime.fromtimestamp(0, UTC)
+"""Stands in for a time that cannot be read."""
 TRIAL_FIELDS = set(encode_trial("", 0, NewTrial({}, 0), datetime.min))
 
 
@@ -113,10 +115,15 @@ def decode_trial(document: object) -> Trial:
     read.schema(BrokenDocumentError)
     read.only(TRIAL_FIELDS)
     none = type(None)
+    study, number = read.get("study", str), read.get("number", int)
+    if number < 0 or read.document.get("_id") not in (None, trial_id(study, number)):
+        raise BrokenDocumentError(f"{read.where} says that it is {study[:64]!r}/{number}")
+    if "blobs" in read.document:
+        read.get("blobs", dict)
     try:
         return Trial(
-            study=read.get("study", str),
-            number=read.get("number", int),
+            study=study,
+            number=number,
             state=TrialState(read.get("state", str)),
             params=read.get("params", dict),
             seed=read.get("seed", int),
@@ -184,15 +191,15 @@ def _decode_failure(document: object, where: str) -> Failure:
 
 def stand_in(document: Mapping[str, Any], problem: BrokenDocumentError) -> Trial:
     """A FAILED trial shown in place of a document that does not fit, saying why."""
-    study, number = str(document.get("study"))[:64], document.get("number")
+    study, _, number = str(document.get("_id")).rpartition("/")
     created_at = document.get("created_at")
     return Trial(
-        study=study,
-        number=number if isinstance(number, int) else -1,
+        study=study[:64],
+        number=int(number) if number.isdecimal() else -1,
         state=TrialState.FAILED,
         params={},
         seed=0,
-        created_at=created_at if isinstance(created_at, datetime) else datetime.min,
+        created_at=created_at if isinstance(created_at, datetime) else NO_TIME,
         failures=(refusal(problem),),
     )
 

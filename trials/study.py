@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from trials.errors import InvalidValueError
 from trials.trial import TrialState
@@ -81,6 +82,7 @@ class StudySpec:
     """What a worker must have, checked by the objective: ``{"data_fingerprint": str, ...}``."""
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         check_study_name(self.name)
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.objective):
             raise InvalidValueError(
@@ -108,6 +110,33 @@ class StudySpec:
             check_study_name(name)
         if self.until_loss is not None and math.isnan(self.until_loss):
             raise InvalidValueError("until_loss must be a number to be reached, got nan")
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """What a field may hold, by its annotation."""
+    if isinstance(hint, UnionType):
+        return tuple(kind for option in get_args(hint) for kind in _kinds(option))
+    kind = get_origin(hint) or hint
+    # A document's list stands for a tuple, and its whole number for a float.
+    return {float: (float, int), tuple: (tuple, list)}.get(kind, (kind,))
+
+
+_KINDS = {name: _kinds(hint) for name, hint in get_type_hints(StudySpec).items()}
+
+
+def _check_kinds(spec: StudySpec) -> None:
+    """Refuse values of another type than annotated: documents and callers may hold anything.
+
+    Raises:
+        InvalidValueError: Names the setting, and what was found.
+    """
+    for name, kinds in _KINDS.items():
+        value = getattr(spec, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise InvalidValueError(f"{name} must be {wanted}, got {str(value)[:80]!r}")
+    if not all(isinstance(one, str) for one in spec.from_studies):
+        raise InvalidValueError(f"from_studies must be names, got {str(spec.from_studies)[:80]}")
 
 
 IDENTITY_FIELDS = (

@@ -132,4 +132,5 @@ def _loads(line: str) -> Mapping[str, Any]:
 def _completed(document: Mapping[str, Any]) -> Document:
     """A trial's document with what belongs to a store, as of a trial that nobody owns."""
     fresh = encode_trial("", 0, NewTrial({}, 0), created_at=document.get("created_at"))  # type: ignore[arg-type]  # decoding checks it
-    return {**document, **{name: fresh[name] for name in _OF_THE_STORE}}
+    key = f"{document.get('study')}/{document.get('number')}"
+    return {**document, **{name: fresh[name] for name in _OF_THE_STORE}, "_id": key}

@@ -105,8 +105,8 @@ def launch(
             )
             return 0
         if not _is_over(study):
-            with _feeding(store, study.name, ahead, lease):
-                _follow(store, study.name)
+            with _feeding(store, study.name, ahead, lease) as check:
+                _follow(store, study.name, check)
         return _show_answer(store, study.name, output / study.name, no_test, as_json)
 
 
@@ -197,8 +197,14 @@ def carry_out(
     pool = WorkerPool(
         study.name, workers, mongo=mongo, objectives=objectives, device=device, log=log
     )
-    with pool, _feeding(store, study.name, ahead):
-        _follow(store, study.name, alive=lambda: pool.alive > 0, log=log)
+    with pool, _feeding(store, study.name, ahead) as check_feeder:
+
+        def check() -> None:
+            check_feeder()
+            if not pool.alive:
+                raise click.ClickException(f"all workers have ended; their log is {log}")
+
+        _follow(store, study.name, check)
 
 
 def _launch(store: TrialStore, request: dict[str, Any], *, runs_here: bool) -> Study:
@@ -244,40 +250,42 @@ def _is_over(study: Study) -> bool:
 @contextmanager
 def _feeding(
     store: TrialStore, study: str, ahead: int | None, lease: float = LEASE_SECONDS
-) -> Iterator[None]:
-    """Feed ``study`` from a thread of this process while the block runs."""
+) -> Iterator[Callable[[], None]]:
+    """Feed ``study`` from a thread of this process while the block runs.
+
+    Yields a check that raises what ended the feeder, if anything did before the study was over.
+    """
     from search.feeder import Feeder
 
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=Feeder(store, study, ahead=ahead, lease_s=lease).run, args=(stop,), name="feeder"
-    )
+    feeder, stop = Feeder(store, study, ahead=ahead, lease_s=lease), threading.Event()
+    ended: list[Exception] = []
+
+    def feed() -> None:
+        try:
+            feeder.run(stop)
+        except Exception as error:  # for the main thread, which would wait without end
+            ended.append(error)
+
+    def check() -> None:
+        if ended:
+            raise ended[0]
+
+    thread = threading.Thread(target=feed, name="feeder")
     thread.start()
     try:
-        yield
+        yield check
     finally:
         stop.set()
         thread.join()
 
 
-def _follow(
-    store: TrialStore,
-    study: str,
-    *,
-    alive: Callable[[], bool] = lambda: True,
-    log: Path | None = None,
-) -> None:
-    """Show the live view until the study is over.
-
-    Raises:
-        click.ClickException: If all workers of this machine are gone before that.
-    """
+def _follow(store: TrialStore, study: str, check: Callable[[], None]) -> None:
+    """Show the live view until the study is over, or ``check`` raises why it never will be."""
     from search.live import LiveView
 
     with LiveView(store, study) as view:
         while not view.refresh().is_over:
-            if not alive():
-                raise click.ClickException(f"all workers have ended; their log is {log}")
+            check()
             view.wait()
 
 

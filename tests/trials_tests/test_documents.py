@@ -63,10 +63,12 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a step is text": {"reports": {"one": {"loss": 1.0, "metrics": {}, "seconds": 0}}},
     "a loss is text": {"reports": {"1": {"loss": "low", "metrics": {}, "seconds": 0}}},
     "number is text": {"number": "first"},
+    "number is another's": {"number": 10**9},
+    "number is negative": {"number": -1},
     "number is none": {"number": None},
     "of another version": {"schema": SCHEMA_VERSION + 1},
     "version is text": {"schema": "1"},
-    "blobs are text": {"blobs": "here", "params": 3},
+    "blobs are text": {"blobs": "here"},
 }
 
 
@@ -185,6 +187,11 @@ def test_a_hostile_study_is_left_out_and_the_others_run(study: MongoStore) -> No
         "f": {"test_looks": 3},
         "g": {"state": "ODD"},
         "h": {"created_at": None},
+        "i": {"spec": {**good["spec"], "seed": 1.5}},
+        "j": {"spec": {**good["spec"], "fixed": 5}},
+        "k": {"spec": {**good["spec"], "max_trials": True}},
+        "l": {"spec": {**good["spec"], "from_studies": [5]}},
+        "m": {"spec": {**good["spec"], "timeout_s": "long"}},
     }.items():
         study._studies.insert_one({**good, "_id": name, **change})
         study._trials.insert_one({**GOOD, "_id": f"{name}/0", "study": name})
@@ -263,6 +270,16 @@ def test_old_blobs_are_deleted_and_orphans_swept(study: MongoStore) -> None:
     study.finish(second.claim, Outcome(TrialState.COMPLETE, 0.5))
     assert study.sweep_blobs() == 1
     study.delete_study("s")
+    assert chunks(study) == 0
+
+
+def test_a_trial_whose_blobs_are_no_mapping_keeps_no_orphan_from_being_swept(
+    study: MongoStore,
+) -> None:
+    study.add_trials("s", None, 0, [NewTrial({}, 1)])
+    study._trials.update_one({"_id": "s/0"}, {"$set": {"blobs": "text"}})
+    study._blobs.write("s/log/0/1/cutoff", b"orphan")
+    assert study.sweep_blobs() == 1
     assert chunks(study) == 0
 
 
