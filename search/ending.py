@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from trials.study import Study
@@ -21,19 +21,22 @@ def loss_of(trial: Trial) -> float:
     return trial.loss
 
 
-def reason_to_end(study: Study, finished: Sequence[Trial], now: datetime) -> str | None:
+def reason_to_end(
+    study: Study, finished: Sequence[Trial], now: Callable[[], datetime]
+) -> str | None:
     """Why no further trial should start, for people; None while there is no reason.
 
     Args:
         study: The study; its spec has the rules.
         finished: Its trials that count towards the budget, in the order in which they ended.
-        now: The time, by a clock near the store's.
+        now: The store's clock; asked only where time matters.
     """
     spec = study.spec
     if spec.max_trials is not None and len(finished) >= spec.max_trials:
         return f"all {spec.max_trials} trials have finished"
-    if spec.timeout_s is not None and (now - study.created_at).total_seconds() >= spec.timeout_s:
-        return f"stopped after its timeout of {spec.timeout_s:g} s"
+    limit_s = spec.timeout_s
+    if limit_s is not None and (now() - study.created_at).total_seconds() >= limit_s:
+        return f"stopped after its timeout of {limit_s:g} s"
     if spec.until_loss is None and spec.patience is None:
         return None
     losses = [loss_of(trial) for trial in finished]

@@ -64,7 +64,7 @@ class Feeder:
             busy, judged by how long trials took.
         token: Names this feeder; made up when None.
         lease_s: Seconds without a sign of life after which another feeder takes over.
-        clock: Now, in UTC.
+        clock: Now, in UTC; for its own pace only. What a study's time is, the store's clock says.
         wait: Waits on an event for some seconds.
     """
 
@@ -287,7 +287,7 @@ class Feeder:
             return study.message or "stopped"
         if study.state is not StudyState.ACTIVE:
             return None
-        if (reason := reason_to_end(study, self._view.finished, self._clock())) is not None:
+        if (reason := reason_to_end(study, self._view.finished, self._store.now)) is not None:
             return reason
         worked = self._view.count(TrialState.COMPLETE, TrialState.PRUNED) > 0
         return None if worked else all_failed(self._name, self._finished_here, self._view.active)

@@ -56,6 +56,10 @@ class MemoryStudies:
         self._studies: dict[str, StudyEntry] = {}
         self._workers: dict[str, WorkerInfo] = {}
 
+    def now(self) -> datetime:
+        """See `TrialStore.now`."""
+        return self._clock()
+
     # -- studies ---------------------------------------------------------------------------------
 
     @locked

@@ -136,8 +136,13 @@ class MongoBase:
         make_indexes(self._database)
         self._is_prepared = True
 
+    @retried
+    def now(self) -> datetime:
+        """The database's clock."""
+        return self._now()
+
     def _now(self) -> datetime:
-        """The database's clock, for what is inserted; updates use ``$$NOW``."""
+        """As `now`, for what is inserted; updates use ``$$NOW``."""
         told: datetime = self._database.client.admin.command("hello")["localTime"]
         return told.replace(tzinfo=UTC)
 

@@ -101,6 +101,9 @@ class Offer:
 class TrialStore(Protocol):
     """Where studies and trials are kept. Safe to use from several threads."""
 
+    def now(self) -> datetime:
+        """The store's clock, which alone says when a study's time is up."""
+
     # -- studies ---------------------------------------------------------------------------------
 
     def create_study(self, spec: StudySpec) -> Study:

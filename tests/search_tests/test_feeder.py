@@ -236,6 +236,21 @@ def test_timeout_lets_running_trials_finish_and_drops_waiting_ones() -> None:
     assert message(bench) == "stopped after its timeout of 60 s"
 
 
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+def test_a_timeout_goes_by_the_stores_clock(ahead_s: float) -> None:
+    bench = Bench(slots=1, timeout_s=600)
+    wrong = Clock()
+    wrong.advance(ahead_s)
+    bench.feeder = Feeder(bench.store, "s", clock=wrong)
+    for _ in range(9):
+        bench.step()
+        bench.clock.advance(65)
+        assert state(bench) is StudyState.ACTIVE
+    bench.clock.advance(65)
+    bench.step()
+    assert message(bench) == "stopped after its timeout of 600 s"
+
+
 def test_until_loss_and_patience_end_a_study() -> None:
     bench = Bench(max_trials=None, until_loss=0.5)
     losses = iter([2.0, 0.7, 0.5, 0.1])

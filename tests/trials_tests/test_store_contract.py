@@ -74,6 +74,12 @@ def test_a_study_comes_back_as_it_was_written(store: TrialStore) -> None:
     assert [study.name for study in store.list_studies()] == ["s"]
 
 
+def test_the_stores_clock_is_told(store: TrialStore) -> None:
+    before = store.now()
+    study = store.create_study(SPEC)
+    assert before <= study.created_at <= store.now()
+
+
 def test_an_unknown_study_names_the_closest(store: TrialStore) -> None:
     store.create_study(dataclasses.replace(SPEC, name="quick"))
     with pytest.raises(StudyNotFoundError, match=r"'quik'.*quick"):
