@@ -16,7 +16,7 @@ from search.parameter import Parameter, did_you_mean
 from search.space import Space
 from trials.errors import LeaseLostError
 from trials.store import NewTrial, TrialStore
-from trials.study import Study, StudySpec, StudyState
+from trials.study import Study, StudySpec, StudyState, taken
 from trials.transfer import parse
 from trials.trial import Trial
 
@@ -38,14 +38,19 @@ def enqueue(store: TrialStore, name: str, given: Mapping[str, Any]) -> Trial:
         StudyNotFoundError: If there is no such study.
     """
     study = store.get_study(name)
-    _check_open(study)
+    _check_open(store, study)
     return _add(store, study, complete(study.spec, given))
 
 
-def _check_open(study: Study) -> None:
+def _check_open(store: TrialStore, study: Study) -> None:
+    budget, found = study.spec.max_trials, None
     if study.state not in OPEN_STATES:
+        found = f"is {study.state}"
+    elif budget is not None and taken(store.counts(study.name)) >= budget:
+        found = f"has {budget} trials that run or have finished"
+    if found is not None:
         raise ValueError(
-            f"study {study.name} is {study.state} and starts no more trials; give it a larger "
+            f"study {study.name} {found} and starts no more trials; give it a larger "
             "budget first: the command that launched it, with a higher --max-trials"
         )
 
@@ -100,7 +105,7 @@ def add_points(store: TrialStore, study: Study, points: Sequence[Mapping[str, An
     known = [dict(trial.params) for trial in store.list_trials(study.name, with_reports=False)]
     for params in points:
         if params not in known:
-            _check_open(study)
+            _check_open(store, study)
             _add(store, study, params)
 
 

@@ -59,6 +59,13 @@ class Entry:
             host=self.trial.host if state.is_finished else None,
         )
 
+    def give_back(self, now: datetime) -> None:
+        """Undo a reservation."""
+        self.end(TrialState.WAITING, None, now)
+        attempt = self.trial.attempt - 1
+        started_at = self.trial.started_at if attempt else None
+        self.trial = replace(self.trial, attempt=attempt, started_at=started_at)
+
     def cancel(self, now: datetime) -> None:
         """Cancel a WAITING trial at once, a RUNNING one through its next beat."""
         self.cancelled = True

@@ -12,7 +12,7 @@ from trials.memory_entries import Entry
 from trials.memory_studies import MemoryStudies, locked
 from trials.rules import LOST, check_cancel, check_kind, check_retry, lease_lost, trial_not_found
 from trials.store import ELSEWHERE_SECONDS, LEASE_SECONDS, Control
-from trials.study import StudyState
+from trials.study import StudyState, taken
 from trials.trial import Claim, Failure, FailureKind, Outcome, Report, Trial, TrialState
 from trials.values import canonical
 
@@ -40,7 +40,7 @@ class MemoryStore(MemoryStudies):
         entry, now = self._study(study), self._clock()
         for one in entry.trials:
             if one.trial.token == token:
-                return one.trial
+                return self._within_budget(study, one)
         waited = now - timedelta(seconds=elsewhere_s)
         open_ones = (one for one in entry.trials if one.is_open_to(worker, waited))
         chosen = next(open_ones, None)
@@ -57,7 +57,15 @@ class MemoryStore(MemoryStudies):
             started_at=now,
             lease_expires_at=now + timedelta(seconds=lease_s),
         )
-        return chosen.trial
+        return self._within_budget(study, chosen)
+
+    def _within_budget(self, study: str, reserved: Entry) -> Trial | None:
+        """The trial that was just reserved; given back when it is one too many."""
+        budget = self._study(study).study.spec.max_trials
+        if budget is not None and taken(self.counts(study)) > budget:
+            reserved.give_back(self._clock())
+            return None
+        return reserved.trial
 
     @locked
     def beat(self, claim: Claim, lease_s: float = LEASE_SECONDS) -> Control:

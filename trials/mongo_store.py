@@ -25,8 +25,17 @@ from trials.rules import (
     trial_not_found,
 )
 from trials.store import CHECKPOINT, ELSEWHERE_SECONDS, LEASE_SECONDS, Control
-from trials.study import StudyState
-from trials.trial import FINISHED_STATES, Claim, Failure, Outcome, Report, Trial, TrialState
+from trials.study import StudySpec, StudyState
+from trials.trial import (
+    FINISHED_STATES,
+    TAKEN_STATES,
+    Claim,
+    Failure,
+    Outcome,
+    Report,
+    Trial,
+    TrialState,
+)
 from trials.values import canonical
 
 SWEEP_BATCH = 500
@@ -67,7 +76,8 @@ class MongoStore(MongoStudies):
     def _reserve(
         self, study: str, wanted: Document, change: pipelines.Pipeline, token: str
     ) -> Document | None:
-        if self._read_study(study).state is StudyState.ACTIVE:
+        found, document = self._read_study(study), None
+        if found.state is StudyState.ACTIVE:
             # A DuplicateKeyError: reserved before under this token, and the answer was lost.
             with contextlib.suppress(DuplicateKeyError):
                 document = with_room(
@@ -77,9 +87,27 @@ class MongoStore(MongoStudies):
                         wanted, change, sort=[("number", 1)], return_document=AFTER
                     ),
                 )
-                if document is not None:
-                    return document
-        return self._trials.find_one({"state": TrialState.RUNNING.value, "token": token})
+        if document is None:
+            document = self._trials.find_one({"state": TrialState.RUNNING.value, "token": token})
+        if document is not None and self._is_beyond_budget(found.spec):
+            mine = {"_id": document["_id"], "token": token}
+            self._trials.update_one(mine, pipelines.give_back())
+            return None
+        return document
+
+    def _is_beyond_budget(self, spec: StudySpec) -> bool:
+        """Whether one trial too many runs, asked by whoever has just reserved one.
+
+        Who reserves before he asks is seen by all who reserve later: of two that take the last
+        place at once both may be told so, and ask again, but never neither.
+        """
+        if spec.max_trials is None:
+            return False
+        # Numbers have no gaps: without this one there are not more trials than may run.
+        if self._trials.find_one({"_id": trial_id(spec.name, spec.max_trials)}, {"_id": 1}) is None:
+            return False
+        # One by one, in this order: a trial that ends meanwhile is counted twice, but not missed.
+        return sum(self._count(spec.name, state) for state in TAKEN_STATES) > spec.max_trials
 
     @retried
     @prompt

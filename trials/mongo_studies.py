@@ -306,15 +306,17 @@ class MongoStudies(MongoBase):
         return counts
 
     def _counts(self, study: str) -> Counts:
-        # A count of index keys for each state takes a quarter of the time of one grouping. Finished
-        # states first: a trial that moves on meanwhile is missed once rather than counted twice.
-        found = {
-            state: self._database.command(
-                "count", self._trials.name, query={"study": study, "state": state}, hint="queue"
-            )["n"]
-            for state in sorted(TrialState, key=lambda state: not state.is_finished)
-        }
+        # Finished states first: a trial that moves on meanwhile is missed once rather than counted
+        # twice.
+        order = sorted(TrialState, key=lambda state: not state.is_finished)
+        found = {state: self._count(study, state) for state in order}
         return {state: found[state] for state in TrialState}
+
+    def _count(self, study: str, state: TrialState) -> int:
+        # Counting index keys, state by state, takes a quarter of the time of one grouping.
+        query = {"study": study, "state": state.value}
+        told = self._database.command("count", self._trials.name, query=query, hint="queue")
+        return int(told["n"])
 
     # -- workers ---------------------------------------------------------------------------------
 

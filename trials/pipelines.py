@@ -90,6 +90,24 @@ def reserve(worker: str, host: str, token: str, lease_s: float) -> Pipeline:
     ]
 
 
+def give_back() -> Pipeline:
+    """RUNNING to WAITING, as if it had not been reserved: the study's budget is given out."""
+    undone = {"$subtract": ["$attempt", 1]}
+    return [
+        {
+            "$set": {
+                **NO_CLAIM,
+                "state": if_else(
+                    IS_CANCELLED, TrialState.CANCELLED.value, TrialState.WAITING.value
+                ),
+                "attempt": undone,
+                "started_at": if_else({"$eq": [undone, 0]}, None, "$started_at"),
+            }
+        },
+        settle(),
+    ]
+
+
 def beat(lease_s: float) -> Pipeline:
     """A longer lease."""
     return [{"$set": {"lease_expires_at": until(lease_s)}}]

@@ -8,6 +8,8 @@ Rules that every store keeps (`tests/trials_tests/test_store_contract.py` runs o
 * **Told twice is told once.** A write whose answer was lost may be sent again: `reserve` with the
   same token returns the same trial, `finish` with the same claim and outcome is recognised as done,
   a report of a step already reported by this attempt is dropped.
+* **No trial beyond the budget.** Of a study with ``max_trials`` no more run and have finished
+  (`BUDGET_STATES`) together, however many wait: `reserve` gives none out beyond it.
 * **The store's clock.** Leases are granted and judged by the store's clock alone. Workers' clocks
   may be wrong.
 * **Values come back as they went in.** Params keep their types (int stays int), NaN stays NaN.
@@ -205,6 +207,7 @@ class TrialStore(Protocol):
     ) -> Trial | None:
         """Take the lowest-numbered WAITING trial of an ACTIVE study; None when there is none.
 
+        None, too, while as many run and have finished as the study's ``max_trials`` says.
         A trial that no change fits into any more (MongoDB keeps 16 MB of one) becomes FAILED.
         A trial whose latest attempt used up a retry is kept from the workers on which it failed
         until it has waited ``elsewhere_s``; then it is anybody's, so that a lone worker gets it.

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from trials.errors import InvalidValueError
-from trials.trial import TrialState
+from trials.trial import TAKEN_STATES, TrialState
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -174,3 +174,8 @@ class Study:
 
 Counts = Mapping[TrialState, int]
 """Trials by state; every state is a key."""
+
+
+def taken(counts: Counts) -> int:
+    """How many places of its ``max_trials`` a study has given out: what runs, and has finished."""
+    return sum(counts[state] for state in TAKEN_STATES)

@@ -34,6 +34,9 @@ FINISHED_STATES = frozenset(
 BUDGET_STATES = frozenset({TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED})
 """States that count towards ``max_trials``: a cancelled trial was never answered."""
 
+TAKEN_STATES = (TrialState.RUNNING, *sorted(BUDGET_STATES))
+"""States that take up a place of ``max_trials``; running first, since from there they move on."""
+
 LEGAL_TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
     TrialState.WAITING: frozenset({TrialState.RUNNING, TrialState.CANCELLED}),
     # Back to WAITING: stopped with a checkpoint, refused by this worker, or lost with its worker.

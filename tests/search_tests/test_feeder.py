@@ -205,6 +205,36 @@ def test_enqueued_trials_take_the_place_of_waiting_suggestions() -> None:
     assert bench.counts() == {COMPLETE: 4, TrialState.CANCELLED: 1}
 
 
+def test_what_is_enqueued_while_the_whole_budget_runs_does_not_overshoot() -> None:
+    bench = Bench(slots=3, ahead=0, max_trials=2)
+    bench.step()
+    running = [bench.reserve(), bench.reserve()]
+    mine = NewTrial({"x": 3.0, "epochs": 2}, 0, {"origin": "enqueued"})
+    bench.store.add_trials("s", None, 2, [mine])
+    assert bench.store.reserve("s", "w", "host", "third") is None  # before the feeder looked
+    for trial in running:
+        bench.finish(trial)
+    while bench.run_one():
+        pass
+    assert bench.counts() == {COMPLETE: 2, TrialState.CANCELLED: 1}
+
+
+def test_a_replaced_trial_that_is_tried_again_does_not_overshoot() -> None:
+    bench = Bench(slots=1, ahead=0, max_trials=2)
+    bench.step()
+    bench.store.cancel_trial("s", 0)
+    bench.step()
+    bench.run_one()
+    bench.step()
+    last = bench.reserve()
+    bench.store.retry_trial("s", 0)
+    assert bench.store.reserve("s", "w", "host", "third") is None
+    bench.finish(last)
+    while bench.run_one():
+        pass
+    assert bench.counts() == {COMPLETE: 2, TrialState.CANCELLED: 1}
+
+
 def test_a_larger_budget_continues_a_complete_study() -> None:
     bench = Bench(max_trials=2)
     while bench.run_one():

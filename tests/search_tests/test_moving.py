@@ -109,6 +109,15 @@ def test_a_finished_study_takes_no_trial():
         enqueue(store, "s", GIVEN)
 
 
+def test_a_study_whose_whole_budget_runs_takes_no_trial():
+    store = MemoryStore()
+    store.create_study(dataclasses.replace(SPEC, max_trials=1))
+    enqueue(store, "s", GIVEN)
+    store.reserve("s", "w", "h", "t")
+    with pytest.raises(ValueError, match=r"has 1 trials that run or have finished.*--max-trials"):
+        enqueue(store, "s", GIVEN)
+
+
 @pytest.mark.mongo
 def test_enqueue_takes_json_and_files(database, larnn, tmp_path):
     database.create_study(SPEC)

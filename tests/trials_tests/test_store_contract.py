@@ -1,5 +1,6 @@
 """What every store promises (`trials/store.py`), run over each of them."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -420,6 +421,65 @@ def test_what_used_up_no_retry_may_go_on_where_it_was(queue: TrialStore, why: st
     assert numbers(queue, "w") == [0, 1, 2]
 
 
+# -- the budget ----------------------------------------------------------------------------------
+
+
+def test_no_trial_is_given_out_beyond_the_budget(queue: TrialStore) -> None:
+    add(queue, {"x": 3}, {"x": 4})  # enqueued while the whole budget waits, runs or has finished
+    first, second, third = (take(queue, token) for token in "abc")
+    assert queue.reserve("s", "w", "h", "d") is None
+    back = queue.get_trial("s", 3)
+    assert (back.state, back.attempt, back.started_at, back.worker) == (
+        TrialState.WAITING,
+        0,
+        None,
+        None,
+    )
+    queue.finish(first.claim, complete(1.0))
+    queue.finish(second.claim, Outcome(TrialState.FAILED, failure=failed()))
+    assert queue.reserve("s", "w", "h", "d") is None
+    queue.finish(third.claim, Outcome(TrialState.CANCELLED))  # this one is replaced
+    assert take(queue, "d").number == 3
+    assert queue.reserve("s", "w", "h", "e") is None
+    queue.retry_trial("s", 1)  # it has not finished any more
+    assert take(queue, "e").number == 1
+
+
+def test_a_replaced_trial_that_is_tried_again_does_not_overshoot(queue: TrialStore) -> None:
+    queue.cancel_trial("s", 0)
+    add(queue, {"x": 3})
+    queue.retry_trial("s", 0)
+    for token in "abc":
+        queue.finish(take(queue, token).claim, complete(1.0))
+    assert queue.reserve("s", "w", "h", "d") is None
+    assert queue.create_study(dataclasses.replace(SPEC, max_trials=4)).state is StudyState.ACTIVE
+    assert take(queue, "d").number == 3
+
+
+def test_as_many_finish_as_the_budget_says_however_many_workers_want_more(
+    store: TrialStore,
+) -> None:
+    store.create_study(dataclasses.replace(SPEC, max_trials=7))
+    add(store, *({"x": i} for i in range(12)))
+    most: list[int] = []
+
+    def work(worker: int) -> None:
+        for turn in range(500):
+            trial = store.reserve("s", "w", "h", f"{worker}-{turn}", 1000)
+            if trial is not None:
+                # Lost: given back when it was asked for again, as its answer had been lost.
+                with contextlib.suppress(LeaseLostError):
+                    store.finish(trial.claim, complete(1.0))
+            done = store.counts("s")[TrialState.COMPLETE]
+            most.append(done)
+            if done >= 7 and trial is None:
+                return
+
+    run_together(work, 4)
+    assert max(most) == store.counts("s")[TrialState.COMPLETE] == 7
+    assert store.counts("s")[TrialState.WAITING] == 5
+
+
 def test_offers_name_what_can_start(queue: TrialStore) -> None:
     other = dataclasses.replace(SPEC, name="a", priority=4)
     queue.create_study(other)
@@ -444,7 +504,7 @@ def run_together(work: Any, count: int) -> None:
 
 
 def test_each_trial_has_one_owner_however_many_want_it(store: TrialStore) -> None:
-    store.create_study(SPEC)
+    store.create_study(dataclasses.replace(SPEC, max_trials=None))
     add(store, *({"x": i} for i in range(30)))
     taken: list[int] = []
 
@@ -625,6 +685,7 @@ def test_a_cancelled_trial_does_not_return_to_the_queue(queue: TrialStore) -> No
 
 def test_the_best_trial_is_the_first_of_least_loss(queue: TrialStore) -> None:
     assert queue.best_trial("s") is None
+    queue.create_study(dataclasses.replace(SPEC, max_trials=None))
     add(queue, {"x": 3}, {"x": 4}, {"x": 5})
     for loss in (math.inf, 0.5):
         queue.finish(take(queue).claim, complete(loss))

@@ -22,9 +22,10 @@ from trials.errors import TrialsError
 from trials.memory_store import MemoryStore
 from trials.mongo_store import MongoStore
 from trials.store import CHECKPOINT, WEIGHTS, NewTrial, TrialStore
-from trials.study import StudySpec, StudyState
+from trials.study import StudySpec, StudyState, taken
 from trials.trial import (
     LEGAL_TRANSITIONS,
+    TAKEN_STATES,
     Claim,
     Failure,
     FailureKind,
@@ -190,9 +191,14 @@ class StoreMachine(RuleBasedStateMachine):
         for old in self.before.values():
             new = trials[old.number]
             assert new.state is old.state or new.state in LEGAL_TRANSITIONS[old.state]
-            assert new.attempt - old.attempt in (0, 1)
+            # One less: reserved again as its answer was lost, and by then beyond the budget.
+            given_back = old.state is TrialState.RUNNING and not new.token
+            assert new.attempt - old.attempt in ((0, 1, -1) if given_back else (0, 1))
             assert new.failures[: len(old.failures)] == old.failures
             assert repr(new.params) == repr(old.params)
+        taken_before = sum(trial.state in TAKEN_STATES for trial in self.before.values())
+        budget = self.memory.get_study("s").spec.max_trials
+        assert taken(counts) <= max(budget, taken_before)  # a budget may be cut
         self.before = {trial.number: trial for trial in trials}
 
 
