@@ -10,15 +10,16 @@ from typing import Any
 
 from model.config import TrialConfig
 from search.derivation import DERIVATIONS
-from search.ending import loss_of
+from search.ending import loss_of, reason_to_end
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter, did_you_mean
 from search.space import Space
+from search.study_view import ended_at
 from trials.errors import LeaseLostError
 from trials.store import NewTrial, TrialStore
 from trials.study import Study, StudySpec, StudyState, taken
 from trials.transfer import parse
-from trials.trial import Trial
+from trials.trial import BUDGET_STATES, Trial
 
 TRIES = 20
 """A feeder may take the next number at the same moment."""
@@ -65,6 +66,26 @@ def _add(store: TrialStore, study: Study, params: Mapping[str, Any]) -> Trial:
             if attempt == TRIES - 1:
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+def retry(store: TrialStore, name: str, number: int) -> Trial:
+    """Put a FAILED or CANCELLED trial back into a study's queue; a COMPLETE study goes on with it.
+
+    Raises:
+        ValueError: If the study would end at once all the same.
+        IllegalTransitionError: As `TrialStore.retry_trial`.
+        StudyNotFoundError: If there is no such study.
+        TrialNotFoundError: If there is no such trial.
+    """
+    study = store.get_study(name)
+    listed = store.list_trials(name, sorted(BUDGET_STATES), with_reports=False)
+    others = sorted((t for t in listed if t.number != number), key=ended_at)
+    if study.state is StudyState.COMPLETE and (why := reason_to_end(study, others, store.now)):
+        raise ValueError(
+            f"study {name} would end again at once ({why}): launch it again with larger limits, "
+            f"then retry trial {number}"
+        )
+    return store.retry_trial(name, number)
 
 
 # -- points from files -----------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from trials.errors import (
     IllegalTransitionError,
     LeaseLostError,
     StoreUnavailableError,
+    StudyChangedError,
     StudyNotFoundError,
     TrialsError,
 )
@@ -139,6 +140,9 @@ class Feeder:
         """
         study = self._store.get_study(self._name)
         if study.state in OVER:
+            if study.state is StudyState.CANCELLED and "lease" in self._timers:
+                # Once more, for what this feeder added while somebody cancelled.
+                self._store.set_study_state(self._name, study.state, study.message)
             self.leave()
             return False
         if not self._holds_lease():
@@ -294,19 +298,33 @@ class Feeder:
 
     def _end(self, study: Study, reason: str) -> bool:
         """Let running trials finish, drop waiting ones, complete the study; True once it is."""
+        try:
+            return self._end_unchanged(study, reason)
+        except StudyChangedError as error:
+            _log.info("not ended: %s", error)
+            return False
+
+    def _end_unchanged(self, study: Study, reason: str) -> bool:
         waiting = [t for t in self._view.active if t.state is TrialState.WAITING]
         # Only after a round in STOPPING it is certain that no worker takes another trial.
         if self._view.count(TrialState.RUNNING) or (waiting and study.state is StudyState.ACTIVE):
             if study.state is StudyState.ACTIVE:
-                self._store.set_study_state(self._name, StudyState.STOPPING, reason)
+                self._set_state(StudyState.STOPPING, reason, study)
             return False
         for trial in waiting:
             self._cancel(trial)
         self._sweep_weights(at_least=0)
         self._store.sweep_blobs()
-        self._store.set_study_state(self._name, StudyState.COMPLETE, reason)
+        ended = self._set_state(StudyState.COMPLETE, reason, study)
+        if self._store.counts(self._name)[TrialState.WAITING]:
+            # Somebody enqueued or retried a trial since we looked: look again.
+            self._set_state(StudyState.ACTIVE, "", ended)
+            return False
         self.leave()
         return True
+
+    def _set_state(self, state: StudyState, message: str, was: Study) -> Study:
+        return self._store.set_study_state(self._name, state, message, was=was, token=self._token)
 
 
 def _make_suggester(store: TrialStore, study: Study) -> Suggester:

@@ -62,7 +62,7 @@ class StudyView:
         numbers = {trial.number for trial in active}
         ended = self._read((before - numbers) | self._unseen(numbers))
         newly = [kept for kept in map(lightened, [*active, *ended]) if self._put(kept)]
-        self.finished += sorted(newly, key=_ended_at)
+        self.finished += sorted(newly, key=ended_at)
         if now >= self._recount_at:
             self._recount_at = now + timedelta(seconds=RECOUNT_SECONDS)
             if self._is_stale():
@@ -95,7 +95,7 @@ class StudyView:
         self.next_number = 0
         listed = self._store.list_trials(self._study)
         newly = [kept for kept in map(lightened, listed) if self._put(kept)]
-        self.finished = sorted(newly, key=_ended_at)
+        self.finished = sorted(newly, key=ended_at)
 
     def _put(self, trial: Trial) -> bool:
         """Take in one trial; whether it has newly come to count towards the budget."""
@@ -173,5 +173,6 @@ def lightened(trial: Trial) -> Trial:
     return replace(trial, result=_NOTHING, reports=reports, failures=trial.failures[-1:])
 
 
-def _ended_at(trial: Trial) -> tuple[datetime, int]:
+def ended_at(trial: Trial) -> tuple[datetime, int]:
+    """Sort key: the order in which trials ended."""
     return trial.finished_at or trial.created_at, trial.number

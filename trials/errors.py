@@ -17,6 +17,10 @@ class TrialNotFoundError(TrialsError):
     """The study has no trial of this number."""
 
 
+class StudyChangedError(TrialsError):
+    """The study is no longer as it was when this change of its state was decided."""
+
+
 class StudyMismatchError(TrialsError):
     """A study of this name exists, with other settings."""
 
@@ -26,7 +30,7 @@ class LeaseLostError(TrialsError):
 
 
 class IllegalTransitionError(TrialsError):
-    """The trial's state does not allow this step."""
+    """The trial's or study's state does not allow this step."""
 
 
 class BrokenDocumentError(TrialsError):

@@ -136,13 +136,15 @@ class MemoryStore(MemoryStudies):
     @locked
     def retry_trial(self, study: str, number: int) -> Trial:
         """See `TrialStore.retry_trial`."""
-        entry = self._trial(study, number)
-        check_retry(number, entry.trial.state)
+        of_study, entry = self._study(study), self._trial(study, number)
+        check_retry(of_study.study, entry.trial, self.counts(study))
         if entry.trial.state is not TrialState.WAITING:
             entry.cancelled = False
             entry.reported_by.clear()
             entry.end(TrialState.WAITING, None, self._clock())
             entry.trial = replace(entry.trial, retries=0, loss=None, result={}, reports=())
+        if of_study.study.state is StudyState.COMPLETE:
+            of_study.study = replace(of_study.study, state=StudyState.ACTIVE, message="")
         return entry.trial
 
     # -- reading ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from trials.memory_entries import Entry, StudyEntry
 from trials.reading import decode_spec, decode_study, decode_trial, decode_worker
 from trials.rules import (
     check_same_study,
+    check_study_change,
     feeder_lost,
     numbers_taken,
     reopens,
@@ -88,9 +89,19 @@ class MemoryStudies:
         return sorted((e.study for e in self._studies.values()), key=lambda s: s.created_at)
 
     @locked
-    def set_study_state(self, name: str, state: StudyState, message: str = "") -> Study:
+    def set_study_state(
+        self,
+        name: str,
+        state: StudyState,
+        message: str = "",
+        *,
+        was: Study | None = None,
+        token: str | None = None,
+    ) -> Study:
         """See `TrialStore.set_study_state`."""
         entry = self._study(name)
+        self._check_feeder(entry, token)
+        check_study_change(entry.study, state, message, was)
         entry.study = replace(entry.study, state=state, message=message)
         if state is StudyState.CANCELLED:
             for one in entry.trials:

@@ -207,9 +207,16 @@ class MongoStore(MongoStudies):
     @retried
     def retry_trial(self, study: str, number: int) -> Trial:
         """See `TrialStore.retry_trial`."""
+        found, counts = self._read_study(study), self._counts(study)
+        check_retry(found, self._read_trial(study, number), counts)
         states = [TrialState.FAILED, TrialState.CANCELLED]
         trial = self._move(study, number, states, pipelines.retry())
-        check_retry(number, trial.state)
+        check_retry(found, trial, counts)  # somebody may have been faster
+        # After the trial, for a feeder that completes the study meanwhile looks for such trials.
+        complete = {"_id": study, "state": StudyState.COMPLETE.value}
+        self._studies.update_one(
+            complete, {"$set": {"state": StudyState.ACTIVE.value, "message": ""}}
+        )
         return trial
 
     def _move(

@@ -26,14 +26,16 @@ from trials.reading import decode_study, decode_worker, read_trial
 from trials.retrying import prompt, retried
 from trials.rules import (
     check_same_study,
+    check_study_change,
     feeder_lost,
     numbers_taken,
     reopens,
+    study_changed,
     study_exists,
     study_not_found,
 )
 from trials.store import LEASE_SECONDS, NewTrial, Offer, WorkerInfo
-from trials.study import Counts, Study, StudySpec, StudyState
+from trials.study import LIMIT_FIELDS, Counts, Study, StudySpec, StudyState, states_before
 from trials.transfer import check_whole, study_document, trial_document
 from trials.trial import Trial, TrialState
 from trials.values import canonical, plain
@@ -57,12 +59,22 @@ class MongoStudies(MongoBase):
             self._studies.insert_one(encoded)
             return decode_study(encoded)
         except DuplicateKeyError:
+            return self._relaunch(spec)
+
+    def _relaunch(self, spec: StudySpec) -> Study:
+        while True:
             old = self._read_study(spec.name)
-        check_same_study(old.spec, spec)
-        change: Document = {"spec": encode_spec(spec)}
-        if reopens(old, spec, self._counts(spec.name)):
-            change |= {"state": StudyState.ACTIVE.value, "message": ""}
-        return self._changed(spec.name, {}, {"$set": change})
+            check_same_study(old.spec, spec)
+            change: Document = {"spec": encode_spec(spec)}
+            if reopens(old, spec, self._counts(spec.name)):
+                change |= {"state": StudyState.ACTIVE.value, "message": ""}
+            document = self._studies.find_one_and_update(
+                {"_id": spec.name, "state": old.state.value},
+                {"$set": change},
+                return_document=AFTER,
+            )
+            if document is not None:  # else somebody changed its state since it was read
+                return decode_study(document)
 
     @retried
     @prompt
@@ -82,10 +94,34 @@ class MongoStudies(MongoBase):
         return made
 
     @retried
-    def set_study_state(self, name: str, state: StudyState, message: str = "") -> Study:
+    def set_study_state(
+        self,
+        name: str,
+        state: StudyState,
+        message: str = "",
+        *,
+        was: Study | None = None,
+        token: str | None = None,
+    ) -> Study:
         """See `TrialStore.set_study_state`."""
-        change = {"$set": {"state": state.value, "message": message}}
-        study = self._changed(name, {}, change)
+        change = {"state": state.value, "message": message}
+        allowed: Document = {"state": {"$in": [old.value for old in states_before(state)]}}
+        if was is not None:
+            limits = {f"spec.{field}": getattr(was.spec, field) for field in LIMIT_FIELDS}
+            allowed = {"$and": [allowed, {"state": was.state.value, **limits}]}
+        # The change itself, sent again as its answer was lost, is no other one.
+        condition: Document = {"_id": name, "$or": [allowed, change]}
+        if token is not None:
+            condition["feeder.token"] = token
+        document = self._studies.find_one_and_update(
+            condition, {"$set": change}, return_document=AFTER
+        )
+        if document is None:
+            self._check_feeder(name, token)
+            found = self._read_study(name)
+            check_study_change(found, state, message, was)
+            raise study_changed(found)
+        study = decode_study(document)
         if state is StudyState.CANCELLED:
             # After the study: what is reserved in between learns it from its first beat.
             unfinished = {"$in": [TrialState.WAITING.value, TrialState.RUNNING.value]}

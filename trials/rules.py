@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,12 +13,23 @@ from trials.errors import (
     IllegalTransitionError,
     InvalidValueError,
     LeaseLostError,
+    StudyChangedError,
     StudyMismatchError,
     StudyNotFoundError,
     TrialNotFoundError,
 )
-from trials.study import IDENTITY_FIELDS, Counts, Study, StudySpec, StudyState
-from trials.trial import BUDGET_STATES, Claim, TrialState
+from trials.study import (
+    IDENTITY_FIELDS,
+    LEGAL_STUDY_TRANSITIONS,
+    LIMIT_FIELDS,
+    Counts,
+    Study,
+    StudySpec,
+    StudyState,
+    states_before,
+    taken,
+)
+from trials.trial import BUDGET_STATES, Claim, Trial, TrialState
 from trials.values import canonical
 
 LOST = "the worker sent no heartbeat until its lease ran out: it was killed, paused or cut off"
@@ -99,10 +111,51 @@ def _short(value: Any) -> str:
 
 
 def reopens(study: Study, spec: StudySpec, counts: Counts) -> bool:
-    """Whether a COMPLETE study goes on because its budget is now above its finished trials."""
+    """Whether a study that ends or has ended goes on under a new spec."""
     finished = sum(counts[state] for state in BUDGET_STATES)
-    return study.state is StudyState.COMPLETE and (
-        spec.max_trials is None or spec.max_trials > finished
+    if spec.max_trials is not None and spec.max_trials <= finished:
+        return False
+    # Who launches a study again that was told to stop follows it, unless he gives it more.
+    return study.state is StudyState.COMPLETE or (
+        study.state is StudyState.STOPPING
+        and any(
+            _limit(spec, name) > _limit(study.spec, name) for name in ("max_trials", "timeout_s")
+        )
+    )
+
+
+def _limit(spec: StudySpec, name: str) -> float:
+    limit: float | None = getattr(spec, name)
+    return math.inf if limit is None else limit
+
+
+def check_study_change(study: Study, state: StudyState, message: str, was: Study | None) -> None:
+    """Refuse a change of a study's state that came too late, or is illegal.
+
+    Raises:
+        StudyChangedError: If the study is no longer as it ``was``.
+        IllegalTransitionError: If `LEGAL_STUDY_TRANSITIONS` does not list the step.
+    """
+    if (study.state, study.message) == (state, message):
+        return  # told twice
+    if was is not None and _ending(study) != _ending(was):
+        raise study_changed(study)
+    if study.state not in states_before(state):
+        allowed = " or ".join(sorted(LEGAL_STUDY_TRANSITIONS[study.state]))
+        raise IllegalTransitionError(
+            f"study {study.name!r} is {study.state} and cannot become {state}: "
+            + (f"it can become {allowed}" if allowed else "launch another one")
+        )
+
+
+def _ending(study: Study) -> tuple[object, ...]:
+    return study.state, *(getattr(study.spec, name) for name in LIMIT_FIELDS)
+
+
+def study_changed(study: Study) -> StudyChangedError:
+    """Say that somebody was faster."""
+    return StudyChangedError(
+        f"study {study.name!r} was changed meanwhile, it is {study.state}: read it again"
     )
 
 
@@ -133,13 +186,28 @@ def check_cancel(number: int, state: TrialState) -> None:
         )
 
 
-def check_retry(number: int, state: TrialState) -> None:
-    """Refuse to run again what runs or has a result; a WAITING trial will run anyway.
+def check_retry(study: Study, trial: Trial, counts: Counts) -> None:
+    """Refuse to run again what runs or has a result, or would not be run; WAITING ones will be.
 
     Raises:
-        IllegalTransitionError: If the trial is RUNNING, COMPLETE or PRUNED.
+        IllegalTransitionError: As `TrialStore.retry_trial`.
     """
+    name, number, state = study.name, trial.number, trial.state
     if state not in (TrialState.WAITING, TrialState.FAILED, TrialState.CANCELLED):
         raise IllegalTransitionError(
             f"only a FAILED or CANCELLED trial can be run again, trial {number} is {state}"
+        )
+    if study.state in (StudyState.STOPPING, StudyState.CANCELLED):
+        is_final = not LEGAL_STUDY_TRANSITIONS[study.state]
+        hint = "launch another one" if is_final else f"`larnn-search resume {name}` first"
+        raise IllegalTransitionError(
+            f"study {name!r} is {study.state} and starts no more trials, trial {number} neither: "
+            + hint
+        )
+    others = taken(counts) - (state in BUDGET_STATES)
+    budget = study.spec.max_trials
+    if state is not TrialState.WAITING and budget is not None and others >= budget:
+        raise IllegalTransitionError(
+            f"study {name!r} has {others} other trials that run or have finished, all of its "
+            f"budget: launch it again with a --max-trials above {others}, then retry trial {number}"
         )

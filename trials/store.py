@@ -112,7 +112,8 @@ class TrialStore(Protocol):
         """Write a study, or return the one of this name when it agrees in `IDENTITY_FIELDS`.
 
         Fields outside `IDENTITY_FIELDS` are updated to the new spec. A COMPLETE study whose
-        ``max_trials`` was raised above its finished trials becomes ACTIVE again.
+        ``max_trials`` is above its finished trials becomes ACTIVE again, and so does a STOPPING one
+        whose ``max_trials`` or ``timeout_s`` was raised.
 
         Raises:
             StudyMismatchError: If a study of this name differs; names each field with both values.
@@ -128,10 +129,31 @@ class TrialStore(Protocol):
     def list_studies(self) -> list[Study]:
         """Read all studies, oldest first."""
 
-    def set_study_state(self, name: str, state: StudyState, message: str = "") -> Study:
+    def set_study_state(
+        self,
+        name: str,
+        state: StudyState,
+        message: str = "",
+        *,
+        was: Study | None = None,
+        token: str | None = None,
+    ) -> Study:
         """Pause, resume, stop, complete or cancel a study.
 
         CANCELLED also cancels its WAITING trials and tells running ones through `Control`.
+
+        Args:
+            name: The study's name.
+            state: A state that `LEGAL_STUDY_TRANSITIONS` allows, or the one that it has.
+            message: Why, for people.
+            was: What the caller had read when it decided so. A program names it, so that it does
+                not overrule what somebody did meanwhile; a person means what he says.
+            token: The feeder's token, if a feeder decided so.
+
+        Raises:
+            IllegalTransitionError: If the study's state does not allow it.
+            StudyChangedError: If its state or one of `LIMIT_FIELDS` is no longer as in ``was``.
+            LeaseLostError: If ``token`` is not the feeder's.
         """
 
     def delete_study(self, name: str) -> None:
@@ -248,7 +270,15 @@ class TrialStore(Protocol):
         """Cancel a WAITING trial at once, a RUNNING one through its next beat."""
 
     def retry_trial(self, study: str, number: int) -> Trial:
-        """Put a FAILED or CANCELLED trial back to WAITING with its retries cleared."""
+        """Put a FAILED or CANCELLED trial back to WAITING with its retries cleared.
+
+        A COMPLETE study becomes ACTIVE by it.
+
+        Raises:
+            IllegalTransitionError: If the trial runs or has a result, the study is STOPPING or
+                CANCELLED, or its budget has no place left for a CANCELLED trial, which was
+                replaced.
+        """
 
     # -- reading ---------------------------------------------------------------------------------
 

@@ -46,6 +46,22 @@ class StudyState(enum.StrEnum):
     """Everything was dropped at once, without checkpoints."""
 
 
+LEGAL_STUDY_TRANSITIONS: Mapping[StudyState, frozenset[StudyState]] = {
+    StudyState.ACTIVE: frozenset(StudyState) - {StudyState.ACTIVE},
+    StudyState.PAUSED: frozenset({StudyState.ACTIVE, StudyState.STOPPING, StudyState.CANCELLED}),
+    # Back to ACTIVE: `larnn-search resume`, or launched again with a larger budget.
+    StudyState.STOPPING: frozenset(StudyState) - {StudyState.STOPPING},
+    # The same, or one of its trials is to be run again.
+    StudyState.COMPLETE: frozenset({StudyState.ACTIVE}),
+    StudyState.CANCELLED: frozenset(),
+}
+
+
+def states_before(state: StudyState) -> list[StudyState]:
+    """From which states a study may come to ``state``, this one included: to ask twice is legal."""
+    return [old for old in StudyState if old is state or state in LEGAL_STUDY_TRANSITIONS[old]]
+
+
 @dataclass(frozen=True, slots=True)
 class StudySpec:
     """Everything that is decided when a study is launched."""
@@ -150,6 +166,10 @@ IDENTITY_FIELDS = (
     "requirements",
 )
 """A study started again must agree in these; the others may change (a larger budget, say)."""
+
+
+LIMIT_FIELDS = ("max_trials", "timeout_s", "until_loss", "patience")
+"""What decides when a study ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from search.options import mongo_option, number_argument, opened, study_argument
+from search.options import mistakes, mongo_option, number_argument, opened, study_argument
 from trials.study import StudyState
 
 
@@ -57,9 +57,11 @@ def cancel(study: str, number: int | None, mongo: str | None) -> None:
 @number_argument
 @mongo_option
 def retry(study: str, number: int, mongo: str | None) -> None:
-    """Put a FAILED or CANCELLED trial back into the queue."""
-    with opened(mongo) as store:
-        store.retry_trial(study, number)
+    """Put a FAILED or CANCELLED trial back into the queue; a complete study goes on with it."""
+    from search.enqueue import retry as put_back
+
+    with opened(mongo) as store, mistakes():
+        put_back(store, study, number)
     click.echo(f"Trial {number} of {study} is WAITING again.")
 
 

@@ -106,16 +106,20 @@ def test_the_readme_works():
 @pytest.mark.mongo
 @pytest.mark.usefixtures("folder")
 def test_a_study_is_steered_from_another_shell():
-    def command(*words):
+    def command(*words, status=0):
         done = subprocess.run(["larnn-search", *words], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == status, done.stderr
+        return done.stderr if status else done.stdout
 
     own = ["--objective", "my_module:my_objective", "--space", "my-space.toml"]
     command("mongo", "start")
     try:
         command("launch", "--study", "steered", *own, "--no-wait")
         command("enqueue", "steered", "--params", '{"learning_rate": 0.01}')
+        for word, state in {"cancel": "CANCELLED", "retry": "WAITING"}.items():
+            command(word, "steered", "0")
+            (trial,) = json.loads(command("trials", "steered", "--json"))
+            assert trial["state"] == state
         for word, state in {
             "pause": "PAUSED",
             "resume": "ACTIVE",
@@ -126,9 +130,8 @@ def test_a_study_is_steered_from_another_shell():
             assert json.loads(command("status", "steered", "--json"))["state"] == state
         (trial,) = json.loads(command("trials", "steered", "--json"))
         assert trial["state"] == "CANCELLED"
-        command("retry", "steered", "0")
-        (trial,) = json.loads(command("trials", "steered", "--json"))
-        assert trial["state"] == "WAITING"
+        for words in (["retry", "steered", "0"], ["resume", "steered"]):
+            assert "study 'steered' is CANCELLED" in command(*words, status=2)
         command("delete", "steered", "--yes")
         assert json.loads(command("studies", "--json")) == []
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from search.suggest import Suggester
 from trials.errors import StoreUnavailableError, StudyNotFoundError
 from trials.memory_store import MemoryStore
 from trials.store import WEIGHTS, NewTrial, WorkerInfo
-from trials.study import StudySpec, StudyState
+from trials.study import Study, StudySpec, StudyState
 from trials.trial import BUDGET_STATES, Failure, FailureKind, Outcome, Report, Trial, TrialState
 
 SPACE = Space("line", (Parameter("x", "uniform", -5.0, 5.0),))
@@ -226,8 +227,8 @@ def test_a_replaced_trial_that_is_tried_again_does_not_overshoot() -> None:
     bench.step()
     bench.run_one()
     bench.step()
-    last = bench.reserve()
     bench.store.retry_trial("s", 0)
+    last = bench.reserve()
     assert bench.store.reserve("s", "w", "host", "third") is None
     bench.finish(last)
     while bench.run_one():
@@ -329,6 +330,90 @@ def test_failures_after_a_success_stop_nothing() -> None:
         bench.fail(bench.reserve())
     assert bench.step()
     assert state(bench) is StudyState.ACTIVE
+
+
+class Racing(MemoryStore):
+    """Lets somebody act between a feeder's look and its decision."""
+
+    act: Callable[[], object] = staticmethod(lambda: None)
+
+    def set_study_state(self, name: str, state: StudyState, message: str = "", **how: Any) -> Study:
+        act, self.act = self.act, lambda: None
+        act()
+        return super().set_study_state(name, state, message, **how)
+
+
+def racing() -> tuple[Bench, Racing]:
+    """A study of which the only trial has finished, so that its feeder is about to end it."""
+    bench = Bench(max_trials=1)
+    bench.store = store = Racing(bench.clock)
+    bench.store.create_study(bench.spec)
+    bench.feeder = bench.another()
+    bench.run_one()
+    return bench, store
+
+
+@pytest.mark.parametrize("decided", [StudyState.CANCELLED, StudyState.PAUSED])
+def test_what_somebody_decided_is_not_overruled_by_the_end(decided: StudyState) -> None:
+    bench, store = racing()
+    store.act = lambda: store.set_study_state("s", decided, "by hand")
+    bench.step()
+    assert (state(bench), message(bench)) == (decided, "by hand")
+
+
+def test_a_larger_budget_given_at_the_end_is_used() -> None:
+    bench, store = racing()
+    store.act = lambda: store.create_study(replace(bench.spec, max_trials=2))
+    while bench.run_one():
+        pass
+    assert bench.counts() == {COMPLETE: 2}
+
+
+def test_a_larger_budget_given_while_stopping_is_used() -> None:
+    bench = Bench(slots=2, max_trials=1)
+    bench.step()
+    trial = bench.reserve()
+    bench.store.set_study_state("s", StudyState.STOPPING, "by hand")
+    bench.step()
+    assert bench.store.create_study(bench.spec).state is StudyState.STOPPING  # only follows
+    bench.store.create_study(replace(bench.spec, max_trials=2))
+    bench.finish(trial)
+    while bench.run_one():
+        pass
+    assert bench.counts() == {COMPLETE: 2}
+
+
+def test_a_trial_enqueued_at_the_end_does_not_wait_for_ever() -> None:
+    bench, store = racing()
+    mine = NewTrial({"x": 3.0, "epochs": 2}, 0, {"origin": "enqueued"})
+    store.act = lambda: store.add_trials("s", None, 1, [mine])
+    while bench.step():
+        pass
+    assert bench.counts() == {COMPLETE: 1, TrialState.CANCELLED: 1}
+    assert state(bench) is StudyState.COMPLETE
+
+
+def test_a_feeder_that_lost_its_lease_ends_nothing() -> None:
+    bench, store = racing()
+    second = bench.another()
+
+    def take_over() -> None:
+        bench.clock.advance(31)
+        second._holds_lease()
+
+    store.act = take_over
+    assert bench.feeder.survive(bench.feeder.step)
+    assert state(bench) is StudyState.ACTIVE
+    assert not second.step()
+
+
+def test_what_is_added_while_somebody_cancels_is_cancelled_too() -> None:
+    bench = Bench(slots=1)
+    bench.step()
+    bench.store.set_study_state("s", StudyState.CANCELLED)
+    bench.store.add_trials("s", None, 1, [NewTrial({"x": 1.0}, 0)])
+    assert not bench.step()
+    assert bench.counts() == {TrialState.CANCELLED: 2}
 
 
 def test_stopping_completes_when_the_last_running_trial_has_ended() -> None:

@@ -179,6 +179,7 @@ def test_follower_tells_each_finished_trial_once():
 
 def test_a_snapshot_of_a_large_study_reads_a_bounded_number_of_trials():
     store = Store()
+    store.create_study(sample_study(max_trials=300).spec)
     store.add(300)
     for _ in range(200):
         store.run(1.0)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from model.config import TrialConfig
-from search.enqueue import complete, enqueue
+from search.enqueue import complete, enqueue, retry
 from search.final import final_spec
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
@@ -21,7 +21,7 @@ from trials.errors import SchemaVersionError, StoreUnavailableError
 from trials.memory_store import MemoryStore
 from trials.store import LOG, NewTrial, WorkerInfo
 from trials.study import StudySpec, StudyState
-from trials.trial import Outcome, TrialState
+from trials.trial import Failure, FailureKind, Outcome, TrialState
 from trials.upgrade import upgrade
 
 SPACE = Space(
@@ -107,6 +107,25 @@ def test_a_finished_study_takes_no_trial():
     store.set_study_state("s", StudyState.COMPLETE)
     with pytest.raises(ValueError, match="is COMPLETE and starts no more trials"):
         enqueue(store, "s", GIVEN)
+
+
+def test_a_failed_trial_is_retried_in_a_finished_study_if_that_would_go_on():
+    failure = Failure(FailureKind.EXCEPTION, "no disk", "w", "h", 1)
+    for limits, why in (({}, None), ({"until_loss": 1.0}, r"at once \(stopped: loss")):
+        store = MemoryStore()
+        store.create_study(dataclasses.replace(SPEC, max_trials=2, **limits))
+        for number, loss in enumerate([0.5, None]):
+            enqueue(store, "s", GIVEN)
+            state = TrialState.FAILED if loss is None else TrialState.COMPLETE
+            trial = store.reserve("s", "w", "h", f"t{number}")
+            store.finish(trial.claim, Outcome(state, loss, failure=failure))
+        store.set_study_state("s", StudyState.COMPLETE)
+        if why is None:
+            assert retry(store, "s", 1).state is TrialState.WAITING
+            assert store.get_study("s").state is StudyState.ACTIVE
+        else:
+            with pytest.raises(ValueError, match=why):
+                retry(store, "s", 1)
 
 
 def test_a_study_whose_whole_budget_runs_takes_no_trial():

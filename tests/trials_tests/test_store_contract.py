@@ -14,6 +14,7 @@ from trials.errors import (
     IllegalTransitionError,
     InvalidValueError,
     LeaseLostError,
+    StudyChangedError,
     StudyMismatchError,
     StudyNotFoundError,
     TrialNotFoundError,
@@ -28,7 +29,7 @@ from trials.store import (
     TrialStore,
     WorkerInfo,
 )
-from trials.study import StudySpec, StudyState
+from trials.study import LEGAL_STUDY_TRANSITIONS, StudySpec, StudyState
 from trials.trial import Claim, Failure, FailureKind, Outcome, Report, Trial, TrialState
 
 SPEC = StudySpec("s", "search.objective:train", space={"name": "card", "rows": []}, max_trials=3)
@@ -106,6 +107,70 @@ def test_a_study_is_resumed_with_a_larger_budget(queue: TrialStore) -> None:
     assert (again.state, again.spec.max_trials, again.spec.priority) == (StudyState.ACTIVE, 4, 5)
 
 
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ({}, StudyState.STOPPING),
+        ({"max_trials": 2}, StudyState.STOPPING),
+        ({"priority": 7}, StudyState.STOPPING),
+        ({"max_trials": 4}, StudyState.ACTIVE),
+        ({"max_trials": None}, StudyState.ACTIVE),
+        ({"timeout_s": 99.0}, StudyState.ACTIVE),
+        ({"timeout_s": 5.0}, StudyState.STOPPING),
+    ],
+)
+def test_a_study_that_stops_goes_on_only_with_more_to_do(
+    store: TrialStore, change: dict[str, Any], state: StudyState
+) -> None:
+    spec = dataclasses.replace(SPEC, timeout_s=9)
+    store.create_study(spec)
+    store.set_study_state("s", StudyState.STOPPING, "by hand")
+    again = store.create_study(dataclasses.replace(spec, **change))
+    assert again.state is state
+    assert again.message == ("by hand" if state is StudyState.STOPPING else "")
+
+
+@pytest.mark.parametrize("new", StudyState)
+@pytest.mark.parametrize("old", StudyState)
+def test_a_study_changes_its_state_by_the_table_alone(
+    store: TrialStore, old: StudyState, new: StudyState
+) -> None:
+    store.create_study(SPEC)
+    if old is not StudyState.ACTIVE:
+        store.set_study_state("s", old, "before")
+    if new is old or new in LEGAL_STUDY_TRANSITIONS[old]:
+        assert store.set_study_state("s", new, "now").state is new
+        assert store.get_study("s").message == "now"
+    else:
+        with pytest.raises(IllegalTransitionError, match=f"is {old} and cannot become {new}"):
+            store.set_study_state("s", new, "now")
+        assert (store.get_study("s").state, store.get_study("s").message) == (old, "before")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.set_study_state("s", StudyState.PAUSED),
+        lambda store: store.set_study_state("s", StudyState.CANCELLED),
+        lambda store: store.create_study(dataclasses.replace(SPEC, max_trials=9)),
+        lambda store: store.create_study(dataclasses.replace(SPEC, patience=2)),
+    ],
+)
+def test_a_program_does_not_overrule_what_somebody_did_meanwhile(
+    store: TrialStore, change: Any
+) -> None:
+    was = store.create_study(SPEC)
+    store.set_study_state("s", StudyState.STOPPING, "by hand")
+    now = store.set_study_state("s", StudyState.ACTIVE, "", was=store.get_study("s"))
+    assert now == was
+    change(store)
+    changed = store.get_study("s")
+    for state in (StudyState.STOPPING, StudyState.COMPLETE):
+        with pytest.raises(StudyChangedError, match="changed meanwhile"):
+            store.set_study_state("s", state, "by a program", was=was)
+    assert store.get_study("s") == changed
+
+
 def test_another_study_of_the_same_name_is_refused(store: TrialStore) -> None:
     store.create_study(SPEC)
     with pytest.raises(StudyMismatchError, match=r"seed is 0, asked for 1.*larnn-search delete s"):
@@ -179,13 +244,18 @@ def test_studies_that_nobody_feeds_are_named(store: TrialStore) -> None:
 
 def test_a_feeder_that_was_replaced_is_refused(store: TrialStore) -> None:
     store.create_study(SPEC)
-    store.acquire_feeder("s", "a", GONE)
-    store.acquire_feeder("s", "b", 1000)
+    replaced, holder = "a", "b"
+    store.acquire_feeder("s", replaced, GONE)
+    store.acquire_feeder("s", holder, 1000)
     store.set_cutoffs("s", "b", {1: 0.5, 2: math.inf})
     with pytest.raises(LeaseLostError):
         store.set_cutoffs("s", "a", {})
     with pytest.raises(LeaseLostError):
         store.add_trials("s", "a", 0, [NewTrial({}, 0)])
+    with pytest.raises(LeaseLostError):
+        store.set_study_state("s", StudyState.COMPLETE, token=replaced)
+    stopping = store.set_study_state("s", StudyState.STOPPING, token=holder)
+    assert stopping.state is StudyState.STOPPING
     assert store.get_study("s").cutoffs == {1: 0.5, 2: math.inf}
     assert sum(store.counts("s").values()) == 0
 
@@ -718,6 +788,34 @@ def test_cancel_and_retry(queue: TrialStore) -> None:
     assert (again.state, again.retries, again.reports) == (TrialState.WAITING, 0, ())
     assert len(again.failures) == 1
     assert take(queue, host="h2").attempt == 2
+
+
+def test_a_trial_that_is_retried_continues_a_complete_study(queue: TrialStore) -> None:
+    done = take(queue)
+    queue.finish(done.claim, Outcome(TrialState.FAILED, failure=failed()))
+    queue.set_study_state("s", StudyState.COMPLETE, "done")
+    queue.retry_trial("s", 0)
+    assert queue.get_study("s").state is StudyState.ACTIVE
+    assert take(queue, "again").attempt == 2
+
+
+@pytest.mark.parametrize("state", [StudyState.STOPPING, StudyState.CANCELLED])
+def test_a_study_that_starts_no_trial_retries_none(queue: TrialStore, state: StudyState) -> None:
+    queue.cancel_trial("s", 0)
+    queue.set_study_state("s", state)
+    with pytest.raises(IllegalTransitionError, match=f"is {state} and starts no more trials"):
+        queue.retry_trial("s", 0)
+    assert queue.get_trial("s", 0).state is TrialState.CANCELLED
+
+
+def test_a_cancelled_trial_whose_place_is_taken_is_not_retried(queue: TrialStore) -> None:
+    queue.cancel_trial("s", 0)
+    add(queue, {"x": 3})
+    for token in "abc":
+        queue.finish(take(queue, token).claim, Outcome(TrialState.FAILED, failure=failed()))
+    with pytest.raises(IllegalTransitionError, match="--max-trials above 3"):
+        queue.retry_trial("s", 0)
+    assert queue.retry_trial("s", 1).state is TrialState.WAITING  # its place is its own
 
 
 def test_what_is_done_can_not_be_cancelled_or_retried(queue: TrialStore) -> None:

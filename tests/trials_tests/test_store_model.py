@@ -22,7 +22,7 @@ from trials.errors import TrialsError
 from trials.memory_store import MemoryStore
 from trials.mongo_store import MongoStore
 from trials.store import CHECKPOINT, WEIGHTS, NewTrial, TrialStore
-from trials.study import StudySpec, StudyState, taken
+from trials.study import LEGAL_STUDY_TRANSITIONS, StudySpec, StudyState, taken
 from trials.trial import (
     LEGAL_TRANSITIONS,
     TAKEN_STATES,
@@ -94,6 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.memory = MemoryStore()
         self.tokens = 0
         self.before: dict[int, Trial] = {}
+        self.state = StudyState.ACTIVE
         for name in ("studies", "trials", "blobs.files", "blobs.chunks"):
             self.mongo._database[name].delete_many({})
 
@@ -105,7 +106,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def launch(self) -> None:
         for store in (self.memory, self.mongo):
-            store.create_study(SPEC)
+            self.study_before = store.create_study(SPEC)
 
     @rule(first=st.integers(0, 3) | st.none(), count=st.integers(1, 2), x=st.integers(0, 1))
     def add(self, first: int | None, count: int, x: int) -> None:
@@ -151,9 +152,11 @@ class StoreMachine(RuleBasedStateMachine):
     def retry(self, number: int) -> None:
         self.both(lambda store: store.retry_trial("s", number))
 
-    @rule(state=st.sampled_from(StudyState))
-    def steer(self, state: StudyState) -> None:
-        self.both(lambda store: store.set_study_state("s", state).state)
+    @rule(state=st.sampled_from(StudyState), late=st.none() | st.booleans())
+    def steer(self, state: StudyState, late: bool | None) -> None:
+        was = None if late is None else self.study_before if late else self.memory.get_study("s")
+        self.both(lambda store: store.set_study_state("s", state, was=was).state)
+        self.study_before = was or self.study_before
 
     @rule(budget=st.integers(1, 8))
     def resume(self, budget: int) -> None:
@@ -180,6 +183,9 @@ class StoreMachine(RuleBasedStateMachine):
     def rules_hold(self) -> None:
         if "s" not in [study.name for study in self.memory.list_studies()]:
             return
+        state = self.both(lambda store: store.get_study("s").state)
+        assert state in (self.state, *LEGAL_STUDY_TRANSITIONS[self.state])
+        self.state = state
         trials = self.both(lambda store: store.list_trials("s"))
         self.both(lambda store: store.best_trial("s"))
         self.both(lambda store: store.offers())
