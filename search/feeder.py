@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from search.ending import all_failed, loss_of, reason_to_end
 from search.history import other_trials
-from search.pruning import NoPruning, make_rule
+from search.pruning import NoPruning, Standings, make_rule
 from search.space import Space
 from search.study_view import StudyView
 from trials.errors import (
@@ -91,6 +91,7 @@ class Feeder:
         self._wait = wait
         self._view = StudyView(store, study)
         self._suggester: Suggester | None = None
+        self._standings: Standings | None = None
         patience_s = min(REUNION_SECONDS, lease_s)
         self._timers = {"expired": clock() + timedelta(seconds=patience_s)}
         self._slots = 0
@@ -263,15 +264,15 @@ class Feeder:
         rule = make_rule(study.spec.pruner)
         if isinstance(rule, NoPruning) or not self._is_due("cutoffs", 1.0):
             return
-        started = self._clock()
-        reported = [trial.reports for trial in self._view.trials if trial.reports]
-        cutoffs = rule.cutoffs([{r.step: r.loss for r in reports} for reports in reported])
+        standings = self._standings
+        is_new = standings is None or standings.rule != rule
+        if standings is None or is_new:
+            standings = self._standings = Standings(rule)
+        for number, curve in self._view.reported(anew=is_new).items():
+            standings.update(number, curve)
+        cutoffs = standings.cutoffs()
         if dict(cutoffs) != dict(study.cutoffs):
             self._store.set_cutoffs(self._name, self._token, cutoffs)
-        # Long histories take longer: never more than a twentieth of the time.
-        self._timers["cutoffs"] = max(
-            self._timers["cutoffs"], self._clock() + 20 * (self._clock() - started)
-        )
 
     def _sweep_weights(self, at_least: int = 10) -> None:
         """Drop the weights of all but the best trials, once enough new ones are there."""

@@ -8,56 +8,108 @@ trial of the least loss had at that step: one that does as well as the best did 
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from search.parameter import did_you_mean
 from trials.objective import StopRule
 
 Curve = Mapping[int, float]
 """One trial's losses by step."""
+Ordered = TypeVar("Ordered", float, tuple[float, int])
 
 
-def _least_so_far(curve: Curve) -> Curve:
-    """The least loss up to each step; a NaN counts as infinite."""
-    steps = sorted(curve)
-    losses = (math.inf if math.isnan(curve[step]) else curve[step] for step in steps)
-    return dict(zip(steps, itertools.accumulate(losses, min), strict=True))
+@dataclass(frozen=True)
+class _Standing:
+    """What is remembered of one trial's curve; losses are the least so far, a NaN is infinite."""
+
+    last: int
+    """The last step that was reported."""
+    least: float
+    """The loss at that step."""
+    judged: Curve
+    """By step, of those by which the rule judges."""
 
 
-def _by_step(curves: list[Curve]) -> dict[int, list[float]]:
-    """All losses of each step, ascending. The last step is left out."""
-    steps: dict[int, list[float]] = {}
-    for curve in curves:
-        for step, loss in curve.items():
-            steps.setdefault(step, []).append(loss)
-    if steps:
-        del steps[max(steps)]
-    return {step: sorted(losses) for step, losses in sorted(steps.items())}
+class Standings:
+    """How all trials stand at the steps by which a rule judges, in order.
+
+    Only what changed is taken in, so that cut-offs cost the same however many trials there are.
+
+    Args:
+        rule: Which steps count, and who goes on there.
+    """
+
+    def __init__(self, rule: StopRule) -> None:
+        self.rule = rule
+        self._of: dict[int, _Standing] = {}
+        self._losses: dict[int, list[float]] = {}
+        """By judged step, ascending."""
+        self._ends: dict[int, list[tuple[float, int]]] = {}
+        """By last step: least loss and number of the trials that end there, ascending."""
+
+    def update(self, number: int, curve: Curve) -> None:
+        """Take in what a trial has reported by now; ``{}`` for one that reported nothing."""
+        old, new = self._of.pop(number, None), self._stand(curve)
+        if new is not None:
+            self._of[number] = new
+        if old == new:
+            return
+        if old is not None:
+            _remove(self._ends, old.last, (old.least, number))
+            for step, loss in old.judged.items():
+                _remove(self._losses, step, loss)
+        if new is not None:
+            bisect.insort(self._ends.setdefault(new.last, []), (new.least, number))
+            for step, loss in new.judged.items():
+                bisect.insort(self._losses.setdefault(step, []), loss)
+
+    def _stand(self, curve: Curve) -> _Standing | None:
+        if not curve:
+            return None
+        steps = sorted(curve)
+        losses = (math.inf if math.isnan(curve[step]) else curve[step] for step in steps)
+        least = dict(zip(steps, itertools.accumulate(losses, min), strict=True))
+        judged = {step: loss for step, loss in least.items() if self.rule.judges(step)}
+        return _Standing(steps[-1], least[steps[-1]], judged)
+
+    def cutoffs(self) -> Curve:
+        """The highest loss still allowed, by step."""
+        if not self._ends:
+            return {}
+        last = max(self._ends)
+        best = self._of[self._ends[last][0][1]].judged
+        made = {}
+        for step, losses in sorted(self._losses.items()):
+            cutoff = self.rule.cutoff(losses) if step < last else None
+            if cutoff is not None:
+                made[step] = max(cutoff, best.get(step, -math.inf))
+        return made
 
 
-def _best_curve(curves: list[Curve]) -> Curve:
-    """The curve with the least loss at its end among the longest ones."""
-    last = max((max(curve) for curve in curves if curve), default=0)
-    ended = [curve for curve in curves if last in curve]
-    return min(ended, key=lambda curve: curve[last], default={})
-
-
-def _allow(cutoff: float, best: Curve, step: int) -> float:
-    """A cut-off that spares what the best trial had."""
-    return max(cutoff, best.get(step, -math.inf))
+def _remove(lists: dict[int, list[Ordered]], key: int, item: Ordered) -> None:
+    """Take an item out of a sorted list; an empty list is not kept."""
+    ordered = lists[key]
+    del ordered[bisect.bisect_left(ordered, item)]
+    if not ordered:
+        del lists[key]
 
 
 @dataclass(frozen=True)
 class NoPruning:
     """Every trial runs to its end."""
 
-    def cutoffs(self, curves: list[Curve]) -> Curve:
-        """No cut-off at any step."""
-        return {}
+    def judges(self, step: int) -> bool:
+        """By no step."""
+        return False
+
+    def cutoff(self, losses: Sequence[float]) -> float | None:
+        """None."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -77,18 +129,14 @@ class SuccessiveHalving:
     def __post_init__(self) -> None:
         _check(self, reduction_factor=2, min_step=1, warmup_trials=1)
 
-    def cutoffs(self, curves: list[Curve]) -> Curve:
-        """The loss of the worst trial that still goes on, at each rung."""
-        curves = [_least_so_far(curve) for curve in curves]
-        best = _best_curve(curves)
-        made = {}
-        for step, losses in _by_step(curves).items():
-            if self._is_rung(step) and len(losses) >= self.warmup_trials:
-                goes_on = math.ceil(len(losses) / self.reduction_factor)
-                made[step] = _allow(losses[goes_on - 1], best, step)
-        return made
+    def cutoff(self, losses: Sequence[float]) -> float | None:
+        """The loss of the worst trial that still goes on."""
+        if len(losses) < self.warmup_trials:
+            return None
+        return losses[math.ceil(len(losses) / self.reduction_factor) - 1]
 
-    def _is_rung(self, step: int) -> bool:
+    def judges(self, step: int) -> bool:
+        """By the rungs."""
         rung = self.min_step
         while rung < step:
             rung *= self.reduction_factor
@@ -107,15 +155,13 @@ class Median:
     def __post_init__(self) -> None:
         _check(self, warmup_trials=1, warmup_steps=0)
 
-    def cutoffs(self, curves: list[Curve]) -> Curve:
-        """The median loss at each step; of two middle ones the higher."""
-        curves = [_least_so_far(curve) for curve in curves]
-        best = _best_curve(curves)
-        return {
-            step: _allow(losses[len(losses) // 2], best, step)
-            for step, losses in _by_step(curves).items()
-            if step > self.warmup_steps and len(losses) >= self.warmup_trials
-        }
+    def judges(self, step: int) -> bool:
+        """By all steps after the warm-up."""
+        return step > self.warmup_steps
+
+    def cutoff(self, losses: Sequence[float]) -> float | None:
+        """The median loss; of two middle ones the higher."""
+        return losses[len(losses) // 2] if len(losses) >= self.warmup_trials else None
 
 
 def _check(rule: Any, **least: int) -> None:

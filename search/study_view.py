@@ -41,6 +41,7 @@ class StudyView:
         self._counts: Counter[TrialState] = Counter()
         self._active: set[int] = set()
         self._recount_at: datetime | None = None
+        self._reread: set[int] = set()
         self.next_number = 0
         """The number of the next trial."""
         self.finished: list[Trial] = []
@@ -89,6 +90,7 @@ class StudyView:
         return found
 
     def _read_all(self) -> None:
+        self._reread |= self._trials.keys()
         self._trials.clear()
         self._counts.clear()
         self._active.clear()
@@ -106,6 +108,7 @@ class StudyView:
             self._counts[known.state] -= 1
         if counted and not counts:  # it was retried
             self._uncount(trial.number)
+        self._reread.add(trial.number)
         self._trials[trial.number] = trial
         self._counts[trial.state] += 1
         if trial.number <= self.next_number + LARGEST_GAP:
@@ -121,6 +124,7 @@ class StudyView:
     def _drop(self, number: int) -> None:
         known = self._trials.pop(number, None)
         if known is not None:
+            self._reread.add(number)
             self._counts[known.state] -= 1
             self._active.discard(number)
             self._uncount(number)
@@ -150,6 +154,23 @@ class StudyView:
     def count(self, *states: TrialState) -> int:
         """Trials in any of these states."""
         return sum(self._counts[state] for state in states)
+
+    def reported(self, anew: bool = False) -> dict[int, Mapping[int, float]]:
+        """Losses by step, by number, of the trials read since this was last asked.
+
+        A trial that is gone has reported nothing.
+
+        Args:
+            anew: All trials', for somebody who knows nothing yet.
+        """
+        numbers, self._reread = self._reread, set()
+        if anew:
+            numbers |= self._trials.keys()
+        return {number: self._curve(number) for number in numbers}
+
+    def _curve(self, number: int) -> Mapping[int, float]:
+        reports = self._trials[number].reports if number in self._trials else ()
+        return {report.step: report.loss for report in reports}
 
     @property
     def trials(self) -> list[Trial]:

@@ -8,7 +8,7 @@ the service it also gets a `TrialContext`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -59,5 +59,12 @@ class TrialContext(Protocol):
 class StopRule(Protocol):
     """Decides which running trials are hopeless. Feeders compute cut-offs, workers compare."""
 
-    def cutoffs(self, curves: list[Mapping[int, float]]) -> Mapping[int, float]:
-        """From the losses by step of all trials, the highest loss still allowed at each step."""
+    def judges(self, step: int) -> bool:
+        """Whether a trial may be given up at this step."""
+
+    def cutoff(self, losses: Sequence[float]) -> float | None:
+        """The highest loss still allowed at a step; None: any.
+
+        Args:
+            losses: The least so far of all trials that reported there, ascending; at least one.
+        """
