@@ -20,6 +20,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from search.derivation import DERIVATIONS
@@ -37,6 +38,7 @@ Raw = Mapping[str, float]
 Merit = tuple[float, ...]
 """Sort key of what a trial teaches, the best first."""
 NOT_GOOD: Merit = (2.0,)
+_BY_MERIT = attrgetter("merit")
 
 
 def merit_of(trial: Trial) -> Merit | None:
@@ -101,7 +103,8 @@ def places(entries: Sequence[Entry]) -> list[float]:
 
 def shortened(entries: Sequence[Entry]) -> tuple[list[Entry], int]:
     """Those to learn from, in order, and how many there were: of many the best and the latest."""
-    usable = [entry for entry in entries if entry.teaches]
+    # As `Entry.teaches`, without a call for each of thousands.
+    usable = [entry for entry in entries if entry.raw is not None and entry.merit is not None]
     if len(usable) <= HISTORY_BEST + HISTORY_LATEST:
         return usable, len(usable)
     older: dict[str, list[Entry]] = defaultdict(list)
@@ -110,15 +113,11 @@ def shortened(entries: Sequence[Entry]) -> tuple[list[Entry], int]:
     ranked = [
         ((rank + 0.5) / len(known), entry)
         for known in older.values()
-        for rank, entry in enumerate(heapq.nsmallest(HISTORY_BEST, known, key=_merit))
+        for rank, entry in enumerate(heapq.nsmallest(HISTORY_BEST, known, key=_BY_MERIT))
     ]
     best = heapq.nsmallest(HISTORY_BEST, ranked, key=lambda pair: pair[0])
     kept = sorted((entry for _, entry in best), key=lambda entry: entry.number)
     return kept + usable[-HISTORY_LATEST:], len(usable)
-
-
-def _merit(entry: Entry) -> Merit:
-    return entry.merit or NOT_GOOD
 
 
 # -- other studies -------------------------------------------------------------------------------

@@ -222,7 +222,12 @@ class Suggester:
             trials: All trials of the study, by number, with their reports.
             count: How many to propose; they get the numbers after the last one's.
         """
-        entries = [*self._others, *(self._entry(trial) for trial in trials)]
+        known = self._entries
+        entries = self._others + [
+            # Most are as they were: no call for each of thousands.
+            entry if (entry := known.get(t.number)) and entry.trial is t else self._entry(t)
+            for t in trials
+        ]
         tried = {entry.params_key for entry in entries}
         first = trials[-1].number + 1 if trials else 0
         proposals = []
