@@ -61,10 +61,15 @@ def _add(store: TrialStore, study: Study, params: Mapping[str, Any]) -> Trial:
         number = sum(store.counts(study.name).values())
         new = NewTrial(params, study.spec.seed + number, {"origin": "enqueued"})
         try:
-            return store.add_trials(study.name, None, number, [new])[0]
+            added = store.add_trials(study.name, None, number, [new])[0]
         except LeaseLostError:
             if attempt == TRIES - 1:
                 raise
+            continue
+        # A feeder may have completed it meanwhile, before there was anything to see.
+        if (found := store.get_study(study.name)).state is StudyState.COMPLETE:
+            store.set_study_state(study.name, StudyState.ACTIVE, was=found)
+        return added
     raise AssertionError("the last try returns or raises")
 
 

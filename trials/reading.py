@@ -191,10 +191,10 @@ def _decode_failure(document: object, where: str) -> Failure:
 
 def stand_in(document: Mapping[str, Any], problem: BrokenDocumentError) -> Trial:
     """A FAILED trial shown in place of a document that does not fit, saying why."""
-    study, _, number = str(document.get("_id")).rpartition("/")
+    number = str(document.get("_id")).rpartition("/")[2]
     created_at = document.get("created_at")
     return Trial(
-        study=study[:64],
+        study=str(document.get("study"))[:64],
         number=int(number) if number.isdecimal() else -1,
         state=TrialState.FAILED,
         params={},

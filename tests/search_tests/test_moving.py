@@ -128,6 +128,21 @@ def test_a_failed_trial_is_retried_in_a_finished_study_if_that_would_go_on():
                 retry(store, "s", 1)
 
 
+class Completing(MemoryStore):
+    """Its study is completed just before a trial is added."""
+
+    def add_trials(self, study, token, first_number, trials):
+        self.set_study_state(study, StudyState.COMPLETE)
+        return super().add_trials(study, token, first_number, trials)
+
+
+def test_a_trial_enqueued_while_its_study_is_completed_does_not_wait_for_ever():
+    store = Completing()
+    store.create_study(SPEC)
+    assert enqueue(store, "s", GIVEN).state is TrialState.WAITING
+    assert store.get_study("s").state is StudyState.ACTIVE
+
+
 def test_a_study_whose_whole_budget_runs_takes_no_trial():
     store = MemoryStore()
     store.create_study(dataclasses.replace(SPEC, max_trials=1))
