@@ -26,7 +26,6 @@ from trials.errors import (
     LeaseLostError,
     StoreUnavailableError,
     StudyChangedError,
-    StudyNotFoundError,
     TrialsError,
 )
 from trials.store import LEASE_SECONDS, REUNION_SECONDS, WEIGHTS, TrialStore
@@ -42,15 +41,14 @@ BATCH = 8
 """Suggestions in one round, so that the lease is renewed between them."""
 SHORTEST_PAUSE, LONGEST_PAUSE, STANDBY_PAUSE = 0.02, 0.5, 1.0
 """Seconds between two rounds: while workers are hungry, while all is quiet, without the lease."""
-TROUBLED_PAUSE = 60.0
-"""Seconds until `feed_all` tries a study again in which something went wrong."""
 ORPHANS_SECONDS = 3600.0
 """Between two looks for blobs that were left behind."""
 OVER = (StudyState.COMPLETE, StudyState.CANCELLED)
 _log = logging.getLogger(__name__)
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """This machine's clock."""
     return datetime.now(UTC)
 
 
@@ -77,7 +75,7 @@ class Feeder:
         ahead: int | None = None,
         token: str | None = None,
         lease_s: float = LEASE_SECONDS,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         if ahead is not None and ahead < 0:
@@ -333,60 +331,3 @@ def _make_suggester(store: TrialStore, study: Study) -> Suggester:
 
     spec, others = study.spec, other_trials(store, study.spec)
     return Suggester(Space.from_dict(spec.space), spec.algorithm, spec.seed, spec.fixed, others)
-
-
-def _tell(study: str, error: Exception) -> None:
-    """Log what keeps a study from being fed; a traceback is for bugs only."""
-    what = "study %s is not fed, tried again in %g s: %s"
-    is_bug = not isinstance(error, TrialsError)
-    _log.error(what, study, TROUBLED_PAUSE, error, exc_info=error if is_bug else None)
-
-
-def feed_all(
-    store: TrialStore,
-    stop: threading.Event,
-    *,
-    only: str | None = None,
-    ahead: int | None = None,
-    lease_s: float = LEASE_SECONDS,
-    clock: Callable[[], datetime] = _utc_now,
-    wait: Callable[[threading.Event, float], object] = threading.Event.wait,
-) -> None:
-    """Stand by for every study, or for ``only`` one, until ``stop`` is set.
-
-    Whatever goes wrong with one study is logged, and keeps the others from nothing.
-
-    Raises:
-        StudyNotFoundError: If ``only`` names no study.
-    """
-    if only is not None:
-        store.get_study(only)
-    feeders: dict[str, Feeder] = {}
-    troubled: dict[str, datetime] = {}
-    look_again = clock()
-    while not stop.is_set():
-        if clock() >= look_again:
-            look_again = clock() + timedelta(seconds=STANDBY_PAUSE)
-            with suppress(StoreUnavailableError):
-                alive = {s.name for s in store.list_studies() if s.state not in OVER}
-                wanted = alive if only is None else alive & {only}
-                wanted -= {name for name, until in troubled.items() if clock() < until}
-                feeders = {
-                    name: feeders.get(name)
-                    or Feeder(store, name, ahead=ahead, lease_s=lease_s, clock=clock)
-                    for name in sorted(wanted)
-                }
-        for name, feeder in list(feeders.items()):
-            try:
-                if feeder.survive(feeder.step):
-                    continue
-            except StudyNotFoundError:
-                pass  # deleted
-            except Exception as error:
-                _tell(name, error)
-                feeder.leave()
-                troubled[name] = clock() + timedelta(seconds=TROUBLED_PAUSE)
-            del feeders[name]
-        wait(stop, min((feeder.pause for feeder in feeders.values()), default=STANDBY_PAUSE))
-    for feeder in feeders.values():
-        feeder.leave()

@@ -13,7 +13,8 @@ from trials.blobs import new_key, parse_key
 from trials.documents import Document, encode_failure, encode_outcome, trial_id
 from trials.errors import BrokenDocumentError
 from trials.mongo_base import FLEETING
-from trials.mongo_studies import AFTER, MongoStudies
+from trials.mongo_feeding import MongoFeeding
+from trials.mongo_studies import AFTER
 from trials.oversize import with_room
 from trials.reading import decode_reserved, read_trial, refusal
 from trials.retrying import prompt, retried
@@ -42,7 +43,7 @@ SWEEP_BATCH = 500
 BLOB_TRIES = 3
 
 
-class MongoStore(MongoStudies):
+class MongoStore(MongoFeeding):
     """A `trials.store.TrialStore` that many machines share; `MongoBase` says how to open one."""
 
     # -- one trial's life ------------------------------------------------------------------------

@@ -15,30 +15,27 @@ from trials.documents import (
     Document,
     encode_spec,
     encode_study,
-    encode_trial,
     encode_worker,
-    trial_id,
 )
 from trials.errors import UNREADABLE, BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
 from trials.oversize import with_room
-from trials.reading import decode_study, decode_worker, read_trial
+from trials.reading import decode_study, decode_worker
 from trials.retrying import prompt, retried
 from trials.rules import (
     check_same_study,
     check_study_change,
     feeder_lost,
-    numbers_taken,
     reopens,
     study_changed,
     study_exists,
     study_not_found,
 )
-from trials.store import LEASE_SECONDS, NewTrial, Offer, WorkerInfo
+from trials.store import LEASE_SECONDS, Offer, WorkerInfo
 from trials.study import LIMIT_FIELDS, Counts, Study, StudySpec, StudyState, states_before
 from trials.transfer import check_whole, study_document, trial_document
 from trials.trial import Trial, TrialState
-from trials.values import canonical, plain
+from trials.values import plain
 
 log = logging.getLogger(__name__)
 AFTER = ReturnDocument.AFTER
@@ -204,74 +201,6 @@ class MongoStudies(MongoBase):
             raise self._not_found(name)
         return decode_study(document)
 
-    def _not_found(self, name: str) -> StudyNotFoundError:
-        return study_not_found(name, self._studies.distinct("_id"))
-
-    # -- feeding ---------------------------------------------------------------------------------
-
-    @retried
-    def acquire_feeder(self, name: str, token: str, lease_s: float = LEASE_SECONDS) -> bool:
-        """See `TrialStore.acquire_feeder`."""
-        # Null sorts before every date, so that a feeder that never was has run out too.
-        free = {"$expr": {"$lte": ["$feeder.expires_at", pipelines.NOW]}}
-        lease = {"token": pipelines.literal(token), "expires_at": pipelines.until(lease_s)}
-        result = self._studies.update_one(
-            {"_id": name, "$or": [{"feeder.token": token}, {"feeder": None}, free]},
-            [{"$set": {"feeder": lease}}],
-        )
-        if result.matched_count == 0:
-            self._read_study(name)
-        return result.matched_count == 1
-
-    @retried
-    def unfed_studies(self) -> list[str]:
-        """See `TrialStore.unfed_studies`."""
-        # As in `acquire_feeder`: null sorts before every date.
-        free = {"$expr": {"$lte": ["$feeder.expires_at", pipelines.NOW]}}
-        going_on = {"$in": [StudyState.ACTIVE.value, StudyState.STOPPING.value]}
-        found = self._studies.find({"state": going_on, **free}, {"_id": 1})
-        return sorted(str(study["_id"]) for study in found)
-
-    @retried
-    def release_feeder(self, name: str, token: str) -> None:
-        """See `TrialStore.release_feeder`."""
-        mine = {"_id": name, "feeder.token": token}
-        if self._studies.update_one(mine, {"$set": {"feeder": None}}).matched_count == 0:
-            self._read_study(name)
-
-    @retried
-    def set_cutoffs(self, name: str, token: str, cutoffs: Mapping[int, float]) -> None:
-        """See `TrialStore.set_cutoffs`."""
-        encoded = plain({str(step): loss for step, loss in cutoffs.items()}, "cut-offs")
-        result = self._studies.update_one(
-            {"_id": name, "feeder.token": token}, {"$set": {"cutoffs": encoded}}
-        )
-        if result.matched_count == 0:
-            self._read_study(name)
-            raise feeder_lost(name)
-
-    @retried
-    def add_trials(
-        self, study: str, token: str | None, first_number: int, trials: Sequence[NewTrial]
-    ) -> list[Trial]:
-        """See `TrialStore.add_trials`."""
-        self._check_feeder(study, token)
-        now = self._now()
-        wanted = [
-            encode_trial(study, number, new, now) for number, new in enumerate(trials, first_number)
-        ]
-        there = self._same_trials(study, first_number, wanted)
-        try:
-            if new := wanted[len(there) :]:
-                self._trials.insert_many(new)
-        except BulkWriteError as error:
-            if error.details["writeErrors"][0]["code"] != DUPLICATE_KEY:
-                raise
-            # Somebody else's, or this call's own, sent again by the driver.
-            if len(self._same_trials(study, first_number, wanted)) < len(wanted):
-                raise numbers_taken(study, first_number) from None
-        return [read_trial(document) for document in there + new]
-
     def _check_feeder(self, study: str, token: str | None) -> None:
         found = self._studies.find_one({"_id": study}, {"feeder.token": 1})
         if found is None:
@@ -279,19 +208,8 @@ class MongoStudies(MongoBase):
         if token is not None and (found.get("feeder") or {}).get("token") != token:
             raise feeder_lost(study)
 
-    def _same_trials(self, study: str, first: int, wanted: Sequence[Document]) -> list[Document]:
-        """Those of ``wanted`` that are there; refuses others under their numbers, and gaps."""
-        ids = [trial_id(study, number) for number in range(first - 1, first + len(wanted))]
-        found = list(self._trials.find({"_id": {"$in": ids}}).sort("number", 1))
-        there = [document for document in found if document["_id"] != ids[0]]
-        complete = first == 0 or len(found) > len(there)
-        same = all(
-            canonical(read_trial(a).params) == canonical(b["params"])
-            for a, b in zip(there, wanted, strict=False)
-        )
-        if not complete or not same:
-            raise numbers_taken(study, first)
-        return there
+    def _not_found(self, name: str) -> StudyNotFoundError:
+        return study_not_found(name, self._studies.distinct("_id"))
 
     # -- choosing --------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ def launch(
 @mongo_option
 def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
-    from search.feeder import feed_all
+    from search.feeding import feed_all
     from search.signals import stop_on_signals
 
     with opened(mongo) as store, stop_on_signals() as stop:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from search.feeder import Feeder, feed_all
+from search.feeder import Feeder
+from search.feeding import feed_all
 from search.parameter import Parameter
 from search.space import Space
 from search.suggest import Suggester
