@@ -26,6 +26,7 @@ from trials.errors import (
     LeaseLostError,
     StoreUnavailableError,
     StudyChangedError,
+    TrialNotFoundError,
     TrialsError,
 )
 from trials.store import LEASE_SECONDS, REUNION_SECONDS, WEIGHTS, TrialStore
@@ -253,7 +254,8 @@ class Feeder:
             self._cancel(trial)
 
     def _cancel(self, trial: Trial) -> None:
-        with suppress(IllegalTransitionError):  # it was run to its end since we looked
+        # It was run to its end since we looked, or deleted.
+        with suppress(IllegalTransitionError, TrialNotFoundError):
             self._view.add([self._store.cancel_trial(self._name, trial.number)])
 
     # -- pruning and weights ---------------------------------------------------------------------
@@ -315,7 +317,8 @@ class Feeder:
         self._sweep_weights(at_least=0)
         self._store.sweep_blobs()
         ended = self._set_state(StudyState.COMPLETE, reason, study)
-        if self._store.counts(self._name)[TrialState.WAITING]:
+        left = self._store.list_trials(self._name, [TrialState.WAITING], with_reports=False)
+        if any(trial.state is TrialState.WAITING for trial in left):  # a broken one never will be
             # Somebody enqueued or retried a trial since we looked: look again.
             self._set_state(StudyState.ACTIVE, "", ended)
             return False

@@ -58,6 +58,18 @@ def test_a_study_with_an_odd_trial_is_fed_to_its_end(database, change):
 
 
 @pytest.mark.mongo
+def test_a_broken_trial_that_waits_keeps_no_study_from_its_end(database):
+    database.create_study(dataclasses.replace(SPEC, max_trials=1))
+    feeder = Feeder(database, "s", ahead=0)
+    feeder.step()
+    trial = database.reserve("s", "w", "h", "t")
+    database.database["trials"].insert_one({**GOOD, "_id": "s/1", "number": 1, "params": None})
+    database.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
+    assert not feeder.step()
+    assert database.get_study("s").state is StudyState.COMPLETE
+
+
+@pytest.mark.mongo
 @pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.COMPLETE])
 def test_a_trial_that_is_gone_is_replaced(database, state):
     database.create_study(SPEC)
