@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from search.again import is_again
 from search.launch import JUDGING_OBJECTIVE
-from search.results import core_hours
+from search.results import core_hours, shared_settings
 from search.source import StudyData
 from trials.trial import BUDGET_STATES, TrialState
 
@@ -50,7 +50,7 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
     return {
         "study": data.study.name,
         "cell": best.params.get("cell", "larnn") if best else None,
-        "data": data.study.spec.fixed.get("data"),
+        "data": shared_settings(data.study).get("data"),
         "finished": _finished(data),
         "complete": sum(trial.state is TrialState.COMPLETE for trial in data.trials),
         "core_hours": core_hours(data.study, data.trials),

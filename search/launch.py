@@ -84,7 +84,7 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
     requirements: dict[str, Any] = {}
     if own:
         check_larnn(space, fixed)
-        requirements["data_fingerprint"] = _data_fingerprint(fixed, say)
+        requirements["data_fingerprint"] = _data_fingerprint({**space.fixed, **fixed}, say)
     return StudySpec(
         name=request.study,
         objective=request.objective or DEFAULT_OBJECTIVE,
@@ -116,7 +116,8 @@ def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
     preset = PRESETS[request.preset]
     space = resolve(request.space) if request.space else _space_of_cell(request.fix, preset.space)
     fixed = {name: value for name, value in preset.fixed.items() if name not in space.fixed}
-    fixed["data"] = request.data or "har"
+    if request.data or "data" not in space.fixed:
+        fixed["data"] = request.data or "har"
     if request.epochs is not None:
         fixed["epochs"] = request.epochs
     return space, fixed, request.max_trials or preset.max_trials

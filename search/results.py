@@ -72,11 +72,16 @@ def core_hours(study: Study, trials: Iterable[Trial]) -> float:
     return sum(map(spent_s, trials)) * study.spec.threads / 3600
 
 
+def shared_settings(study: Study) -> dict[str, Any]:
+    """What all trials of a study have in common: the space's fixed settings, and the study's."""
+    return {**study.spec.space.get("fixed", {}), **study.spec.fixed}
+
+
 def searched_settings(study: Study, trial: Trial) -> dict[str, Any]:
     """The searched part of a trial's params; where a space derives its own names, all not fixed."""
     searched = [row["name"] for row in study.spec.space.get("rows", ())]
     if study.spec.space.get("derive"):
-        fixed = {*study.spec.fixed, *study.spec.space.get("fixed", {})}
+        fixed = shared_settings(study)
         searched = [name for name in trial.params if name not in fixed]
     return {name: trial.params[name] for name in searched if name in trial.params}
 

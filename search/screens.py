@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.parameter import Parameter
-from search.results import duration_s, searched_settings, to_plain
+from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
 from search.text import format_duration, format_value
 from trials.study import Counts, Study
@@ -132,7 +132,7 @@ def study_row(study: Study, counts: Counts) -> dict[str, Any]:
             "message": study.message,
             "space": study.spec.space.get("name"),
             "objective": study.spec.objective,
-            "data": study.spec.fixed.get("data"),
+            "data": shared_settings(study).get("data"),
             "max_trials": study.spec.max_trials,
             "counts": counts,
             "created_at": study.created_at,
@@ -152,7 +152,7 @@ def print_studies(rows: Sequence[tuple[Study, Counts]]) -> None:
             study.name,
             str(study.state),
             str(study.spec.space.get("name")),
-            str(study.spec.fixed.get("data", "-")),
+            str(shared_settings(study).get("data", "-")),
             f"{sum(counts.values())}/{study.spec.max_trials or '∞'}",
             ", ".join(f"{count} {state}" for state, count in counts.items() if count),
             f"{study.created_at:%Y-%m-%d %H:%M}",

@@ -53,6 +53,17 @@ def test_options_go_before_the_space_and_that_before_the_preset(tmp_path):
     assert spec_of(preset="quick", max_trials=3).max_trials == 3
 
 
+def test_a_space_may_pin_its_data(tmp_path):
+    (tmp_path / "own.toml").write_text('data = "npz:mine.npz"' + FILE)
+    own = str(tmp_path / "own.toml")
+    spec = spec_of(preset="quick", space=own)
+    assert {**spec.space["fixed"], **spec.fixed}["data"] == "npz:mine.npz"
+    assert spec.requirements == {"data_fingerprint": "of npz:mine.npz"}
+    said = spec_of(preset="quick", space=own, data="uci-har")
+    assert said.fixed["data"] == "uci-har"
+    assert said.requirements == {"data_fingerprint": "of uci-har"}
+
+
 @pytest.mark.parametrize("cell", ["lstm", "bn-lstm", "residual-bi-lstm"])
 def test_a_fixed_cell_is_searched_in_its_own_space(cell):
     spec = spec_of(preset="quick", fix=(f"cell={cell}",))
