@@ -30,6 +30,9 @@ INTERRUPT = "interrupt"
 class DivergedError(ArithmeticError):
     """The training loss became NaN or infinite: try a lower learning rate or gradient clipping."""
 
+    result: FitResult | None = None
+    """How far the training came."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -134,6 +137,9 @@ def fit(
             stopped = stop.reason
             if stopped == INTERRUPT and save_checkpoint is not None:
                 save_checkpoint(training.checkpoint())
+        except DivergedError as error:
+            error.result = training.result("diverged")
+            raise
         return training.result(stopped)
 
 

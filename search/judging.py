@@ -6,7 +6,6 @@ recognised: the last epoch counts, and they are looked at once, when it is over.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,16 @@ from model.data import DataError, Dataset
 from model.evaluation import evaluate
 from model.training import DivergedError
 from search.final import FOLD, SOURCE, TEST
-from search.objective import config_of, data_of_study, fit_trial, load_data, origin, outcome
+from search.objective import (
+    config_of,
+    data_of_study,
+    diverged,
+    fit_trial,
+    how_it_ran,
+    load_data,
+    origin,
+    outcome,
+)
 from trials.objective import TrialContext
 
 
@@ -52,9 +60,9 @@ def train_and_judge(
     try:
         result = fit_trial(config, data, context)
     except DivergedError as error:
-        return {"loss": math.nan, "status": "ok", "message": str(error), **told}
+        return {**diverged(error), **told}
     if result.stopped is not None or result.best is None or result.weights is None:
-        return {"status": "stopped"}
+        return {"status": "stopped", **how_it_ran(result), **told}
     if context is not None:
         context.save_weights(result.weights)
     return {

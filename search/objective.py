@@ -35,8 +35,9 @@ def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) 
         context: The service's; without one nothing is reported, stopped, or kept.
 
     Returns:
-        ``{"loss", "status": "ok", "validation_accuracy", ...}``; ``{"status": "stopped"}`` when the
-        context asked to stop. The loss of a training that diverged is NaN.
+        ``{"loss", "status": "ok", "validation_accuracy", ...}``, with ``{"status": "stopped"}`` when
+        the context asked to stop; both say how and on what it ran. The loss of a training that
+        diverged is NaN.
 
     Raises:
         ValueError: For an unknown parameter, a value outside its range, or unusable data.
@@ -47,9 +48,9 @@ def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) 
     try:
         result = fit_trial(config, data, context)
     except DivergedError as error:
-        return {"loss": math.nan, "status": "ok", "message": str(error), **origin(config, data)}
+        return {**diverged(error), **origin(config, data)}
     if result.stopped is not None or result.best is None:
-        return {"status": "stopped"}
+        return {"status": "stopped", **how_it_ran(result), **origin(config, data)}
     if context is not None and result.weights is not None:
         context.save_weights(result.weights)
     return {**outcome(result, result.best), **origin(config, data)}
@@ -175,6 +176,19 @@ def outcome(result: FitResult, best: Epoch) -> dict[str, Any]:
         "train_accuracy": best.train_accuracy,
         "train_loss": best.train_loss,
         "best_epoch": best.epoch,
+        **how_it_ran(result),
+    }
+
+
+def diverged(error: DivergedError) -> dict[str, Any]:
+    """A loss of NaN, why, and how the training ran until then."""
+    ran = {} if error.result is None else how_it_ran(error.result)
+    return {"loss": math.nan, "status": "ok", "message": str(error), **ran}
+
+
+def how_it_ran(result: FitResult) -> dict[str, Any]:
+    """What every trial keeps, however it ended."""
+    return {
         "epochs_run": len(result.history),
         "num_parameters": result.num_parameters,
         "seconds": result.seconds,

@@ -137,7 +137,8 @@ class Attempt:
                 return self._stopped(header["result"])
             case "failed":
                 kind = FailureKind(header["kind"])
-                return self._failed(kind, header["message"], header["traceback"])
+                failed = self._failed(kind, header["message"], header["traceback"])
+                return replace(failed, result=self._with_device(header["result"]))
             case "refused":
                 self.refusal = header["message"]
                 return Outcome(TrialState.WAITING)

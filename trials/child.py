@@ -195,13 +195,17 @@ def ending(result: Any) -> dict[str, Any]:
         raise TypeError(f"an objective's result needs a loss, got only {', '.join(values) or '{}'}")
     loss = plain_number(values.pop("loss"), "loss")
     if not math.isfinite(loss):
-        return failure(FailureKind.NAN_LOSS, f"the loss is {loss}")
+        why = f": {values.pop('message')}" if "message" in values else ""
+        return failure(FailureKind.NAN_LOSS, f"the loss is {loss}{why}", result=values)
     return {"type": "complete", "loss": loss, "result": values}
 
 
-def failure(kind: FailureKind, message: str, trace: str = "") -> dict[str, Any]:
-    """The message that a trial failed."""
-    return {"type": "failed", "kind": kind, "message": message, "traceback": trace}
+def failure(
+    kind: FailureKind, message: str, trace: str = "", result: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The message that a trial failed, with what it returned all the same."""
+    told = {"kind": kind, "message": message, "traceback": trace}
+    return {"type": "failed", **told, "result": dict(result or {})}
 
 
 def kind_of(error: BaseException) -> FailureKind:

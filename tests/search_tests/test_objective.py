@@ -13,6 +13,7 @@ from search import objective
 from search.objective import test_metrics as look_at_test  # its own name would be collected
 from search.objective import train_larnn
 from tests.model_tests.tiny_data import tiny
+from trials.child import ending
 from trials.errors import TrialRefusedError
 from trials.objective import StopReason
 
@@ -112,7 +113,7 @@ def test_the_seed_is_the_trials_unless_params_have_one():
 def test_an_interrupted_trial_goes_on_where_it_was():
     expected = train_larnn(PARAMS, Context())
     stopped = Context(stop_at=8)
-    assert train_larnn(PARAMS, stopped) == {"status": "stopped"}
+    assert train_larnn(PARAMS, stopped)["status"] == "stopped"
     assert stopped.weights is None
     resumed = train_larnn(PARAMS, Context(checkpoint=stopped.checkpoints[-1]))
     for result in (expected, resumed):
@@ -122,8 +123,19 @@ def test_an_interrupted_trial_goes_on_where_it_was():
 
 def test_a_pruned_trial_saves_nothing_more():
     context = Context(stop_at=2, reason=StopReason.PRUNE)
-    assert train_larnn(PARAMS, context) == {"status": "stopped"}
+    told = train_larnn(PARAMS, context)
+    assert told["status"] == "stopped"
+    assert "loss" not in told
+    assert_it_says_how_it_ran(told)
     assert context.checkpoints == []
+
+
+def assert_it_says_how_it_ran(told):
+    assert (told["seed"], told["device"], told["threads"]) == (7, "cpu", 1)
+    assert told["backend"] == "torch"
+    assert told["data_fingerprint"] == DATA.fingerprint
+    assert {"larnn-search", "torch", "numpy", "python"} <= told["versions"].keys()
+    assert told["seconds"] > 0
 
 
 def test_other_data_are_refused():
@@ -152,6 +164,10 @@ def test_a_diverging_training_has_no_loss():
     assert math.isnan(result["loss"])
     assert result["status"] == "ok"
     assert "try a lower learning_rate" in result["message"]
+    assert_it_says_how_it_ran(result)
+    failed = ending(result)
+    assert "try a lower learning_rate" in failed["message"]
+    assert_it_says_how_it_ran(failed["result"])
 
 
 def test_numpys_numbers_are_taken():

@@ -47,7 +47,7 @@ def steps(params, context):
             while not Path(params["gate"]).exists():
                 if context.stop_reason() and not params.get("stubborn"):
                     context.save_checkpoint(json.dumps({"done": done}).encode())
-                    return {"status": "stopped"}
+                    return {"status": "stopped", "done": done}
                 time.sleep(0.005)
         done += 1
         loss = 9.0 if done == params.get("bad_step") else 1 / done
@@ -133,7 +133,7 @@ def _cuda_memory(params, context):
 
 
 def _nan(params, context):
-    return {"loss": float("nan"), "status": "ok"}
+    return {"loss": float("nan"), "status": "ok", "message": "try less", "epochs_run": 2}
 
 
 def _no_dict(params, context):

@@ -94,7 +94,7 @@ def test_running_trials_have_no_more_threads_than_the_worker_has_cores(store, ga
         ("segfault", FailureKind.CRASH, "SIGSEGV"),
         ("memory_error", FailureKind.OUT_OF_MEMORY, "no room"),
         ("cuda_memory", FailureKind.OUT_OF_MEMORY, "CUDA out of memory"),
-        ("nan", FailureKind.NAN_LOSS, "the loss is nan"),
+        ("nan", FailureKind.NAN_LOSS, "the loss is nan: try less"),
         ("no_dict", FailureKind.EXCEPTION, "got a int"),
         ("no_loss", FailureKind.EXCEPTION, "needs a loss, got only accuracy"),
         ("word_loss", FailureKind.EXCEPTION, "loss must be a number, got 'low'"),
@@ -112,7 +112,14 @@ def test_failures_are_told_apart(store, how, kind, message):
     assert failure.attempt == 1
     assert failure.worker == trial.worker
     assert failure.host == trial.host
-    assert trial.result == {"device": "cpu"}
+    assert trial.result["device"] == "cpu"
+
+
+def test_a_nan_keeps_what_the_objective_said_beside_it(store):
+    add_study(store, "misbehave", [{"how": "nan"}])
+    (trial,) = run_all(store)
+    assert trial.state is TrialState.FAILED
+    assert trial.result == {"epochs_run": 2, "device": "cpu"}
 
 
 def test_an_exception_leaves_its_traceback(store):
@@ -196,6 +203,7 @@ def test_a_trial_above_the_cutoff_is_pruned_one_below_is_not(store, gate):
         (trial,) = eventually(lambda: finished(store))
     assert trial.state is TrialState.PRUNED
     assert trial.loss == 0.5
+    assert trial.result == {"done": 2, "device": "cpu"}
 
 
 def test_one_bad_step_ends_no_trial_that_was_good_before(store, gate):
