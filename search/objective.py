@@ -35,8 +35,8 @@ def train_larnn(params: Mapping[str, Any], context: TrialContext | None = None) 
         context: The service's; without one nothing is reported, stopped, or kept.
 
     Returns:
-        ``{"loss", "status": "ok", "validation_accuracy", ...}``, with ``{"status": "stopped"}`` when
-        the context asked to stop; both say how and on what it ran. The loss of a training that
+        ``{"loss", "status": "ok", "validation_accuracy", ...}``; ``{"status": "stopped", ...}``
+        when the context asked to stop. Both say how and on what it ran. The loss of a training that
         diverged is NaN.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Options that several commands share. Each has an environment twin and may stand in a file.
+"""Options that several commands share, and those that may be given beside the command line.
+
+`option` makes the latter: each has an environment twin and may stand in a file. Arguments, what
+names a file to write and what confirms (``--yes``) are typed.
 
 Precedence: option, environment, ``larnn-search.toml`` in the current folder, default.
 """
@@ -23,12 +26,29 @@ if TYPE_CHECKING:
     from trials.mongo_store import MongoStore
 
 CONFIG_FILE = "larnn-search.toml"
+BACKEND_VARIABLE = "LARNN_BACKEND"
+"""Where layers look for the backend."""
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Setting(click.Option):
+    """An option that names, in complaints, where its value came from."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """The option, and the file or variable if it stood there."""
+        hint = f"'{self.opts[0]}'"
+        source = None if ctx is None else ctx.get_parameter_source(str(self.name))
+        if source is click.core.ParameterSource.DEFAULT_MAP:
+            return f"{hint} (in {CONFIG_FILE})"
+        if source is click.core.ParameterSource.COMMANDLINE:
+            return hint
+        return super().get_error_hint(ctx)
 
 
 def option(name: str, *declarations: str, **settings: Any) -> Callable[[Command], Command]:
     """A click option whose environment twin is ``LARNN_<NAME>``, both shown in ``--help``."""
     twin = "LARNN_" + name.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("cls", Setting)
     settings.setdefault("envvar", twin)
     settings.setdefault("show_envvar", True)
     settings.setdefault("show_default", settings.get("default") is not None)
@@ -135,7 +155,7 @@ ahead_option = option(
 def _choose_backend(ctx: click.Context, parameter: click.Parameter, value: str) -> None:
     """Leave the choice where layers look for it, in this process and in those that it starts."""
     if ctx.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT:
-        os.environ["LARNN_BACKEND"] = value
+        os.environ[BACKEND_VARIABLE] = value
 
 
 backend_option = option(
@@ -152,8 +172,11 @@ device_option = option(
 )  # fmt: skip
 
 
-def defaults_from_file(commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
-    """Read ``larnn-search.toml``: top-level keys are options of every command that has them.
+def defaults_from_file(group: click.Group) -> dict[str, Any]:
+    """Read ``larnn-search.toml``: keys are options of `option`, of every command that has them.
+
+    Returns:
+        As click's ``default_map``: values by parameter, and such a mapping for each command.
 
     Raises:
         click.UsageError: If the file is no TOML, or names an option that no command has.
@@ -165,14 +188,30 @@ def defaults_from_file(commands: Mapping[str, click.Command]) -> dict[str, dict[
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{CONFIG_FILE} is not valid TOML: {error}") from None
-    known = {name: {p.name for p in command.params} for name, command in commands.items()}
-    for key in values:
-        if not any(key.replace("-", "_") in names for names in known.values()):
-            raise click.UsageError(f"{CONFIG_FILE}: no command has an option {key!r}")
-    return {
-        command: {k.replace("-", "_"): v for k, v in values.items() if k.replace("-", "_") in names}
-        for command, names in known.items()
-    }
+    given = {key.replace("_", "-"): value for key, value in values.items()}
+    unknown = given.keys() - _settings_below(group)
+    if unknown:
+        raise click.UsageError(f"{CONFIG_FILE}: no command has a setting {min(unknown)!r}")
+    return _defaults(group, given)
+
+
+def _settings(command: click.Command) -> dict[str, str]:
+    """Parameter by the name of its option, of those that may stand in the file."""
+    found = (p for p in command.params if isinstance(p, Setting))
+    return {setting.opts[0].removeprefix("--"): str(setting.name) for setting in found}
+
+
+def _settings_below(command: click.Command) -> set[str]:
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return set(_settings(command)).union(*map(_settings_below, below))
+
+
+def _defaults(command: click.Command, given: Mapping[str, Any]) -> dict[str, Any]:
+    named = _settings(command)
+    found = {named[name]: value for name, value in given.items() if name in named}
+    if isinstance(command, click.Group):
+        found |= {name: _defaults(below, given) for name, below in command.commands.items()}
+    return found
 
 
 @contextmanager

@@ -17,29 +17,37 @@ from trials.trial import Trial
 
 
 def repeat_command(study: Study, trial: Trial) -> str | None:
-    """A line for a shell; for the LARNN it names every setting, the seed and the threads.
+    """A line for a shell; for the LARNN it names every setting, seed, threads and backend.
 
-    On the same CPU type, backend and versions (they are in the trial's result) it gives the same
-    loss to the bit. A final is repeated whole, from its search or an export of it, so that its
-    looks at the test people are known. None for the paper author's trials: his program is not here.
+    On the same CPU type and versions (they are in the trial's result) it gives the same loss to the
+    bit. A final is repeated whole, from its search or an export of it, so that its looks at the
+    test people are known. None for the paper author's trials: his program is not here.
     """
     if study.spec.objective == author_trials.OBJECTIVE:
         return None
     if study.spec.objective == JUDGING_OBJECTIVE:
-        return shlex.join(["larnn-search", "final", *_final_arguments(study), *_device(trial)])
-    module, _, function = study.spec.objective.partition(":")
+        return shlex.join(["larnn-search", "final", *_final_arguments(study), *_computed_by(trial)])
     if study.spec.objective != DEFAULT_OBJECTIVE:
-        program = f"from {module} import {function}; print({function}({dict(trial.params)!r}))"
-        return shlex.join(["python", "-c", program])
-    words = ["larnn-search", "train", "--threads", str(study.spec.threads), *_device(trial)]
+        words = ["python", "-P", "-m", "trials.alone", study.spec.objective]
+        words += [json.dumps(dict(trial.params)), "--number", str(trial.number)]
+        words += ["--seed", str(trial.seed), "--threads", str(study.spec.threads)]
+        if str(trial.result.get("device")).startswith("cuda"):
+            words += ["--device", "cuda"]
+        return shlex.join(words)
+    words = ["larnn-search", "train", "--threads", str(study.spec.threads), *_computed_by(trial)]
     for name, value in _all_settings(trial).items():
         words += ["--fix", f"{name}={_written(value)}"]
     return shlex.join(words)
 
 
-def _device(trial: Trial) -> list[str]:
-    device = trial.result.get("device")
-    return ["--device", device.partition(":")[0]] if isinstance(device, str) else []
+def _computed_by(trial: Trial) -> list[str]:
+    """Options for the device and backend that the trial ran on, as far as it tells."""
+    words = []
+    if isinstance(device := trial.result.get("device"), str):
+        words += ["--device", device.partition(":")[0]]
+    if isinstance(backend := trial.result.get("backend"), str):
+        words += ["--backend", backend]
+    return words
 
 
 def _final_arguments(study: Study) -> list[str]:

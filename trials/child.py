@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trials.errors import TrialRefusedError
-from trials.objective import StopReason
+from trials.objective import StopReason, TrialContext
 from trials.pipe import Frame, Pipe
 from trials.plain import plain, plain_number
 from trials.store import CHECKPOINT, WEIGHTS
@@ -159,12 +159,16 @@ def takes_context(objective: Objective) -> bool:
     return any(p.name == "context" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def call(objective: Objective, params: Mapping[str, Any], context: TrialContext) -> Any:
+    """What an objective returns, which may or may not want a context."""
+    arguments = {"context": context} if takes_context(objective) else {}
+    return objective(params, **arguments)
+
+
 def run_trial(header: Mapping[str, Any], context: PipeContext) -> dict[str, Any]:
     """Run one trial to its end; whatever happens becomes a message."""
     try:
-        objective = load_objective(header["objective"])
-        arguments = {"context": context} if takes_context(objective) else {}
-        return ending(objective(header["params"], **arguments))
+        return ending(call(load_objective(header["objective"]), header["params"], context))
     except TrialRefusedError as error:
         return {"type": "refused", "message": str(error)}
     except BaseException as error:  # sys.exit() in an objective is its failure, not our end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.options import (
+    BACKEND_VARIABLE,
     backend_option,
     device_option,
     json_option,
@@ -23,13 +25,15 @@ from search.options import (
 if TYPE_CHECKING:
     from model.config import TrialConfig
     from model.training import Epoch, FitResult
+    from trials.study import Study
+    from trials.trial import Trial
 
 CHECKPOINT = "checkpoint.safetensors"
 STOPPED = 130
 
 
 @click.command()
-@click.option("--fix", multiple=True, metavar="NAME=VALUE", help="A setting; may be repeated.")
+@option("--fix", multiple=True, metavar="NAME=VALUE", help="A setting; may be repeated.")
 @click.option(
     "--from",
     "source",
@@ -62,20 +66,24 @@ def train(
     checkpoint in DIR, and the same command goes on from it.
     """
     params: dict[str, Any] = {}
-    fingerprint = None
+    fingerprint = backend = None
     if source is not None:
-        params, trial_threads, fingerprint = _settings_of(*source, mongo)
-        threads = threads or trial_threads
-        fingerprint = fingerprint if data is None else None
+        study, trial = _source(*source, mongo)
+        params = {"seed": trial.seed, **trial.params}
+        threads = threads or study.spec.threads
+        if data is None:
+            fingerprint = study.spec.requirements.get("data_fingerprint")
+        if BACKEND_VARIABLE not in os.environ:  # where --backend leaves what it was given
+            backend = trial.result.get("backend")
     given = {"data": data, "seed": seed}
     params |= {name: value for name, value in given.items() if value is not None}
     with mistakes():
         config = _configuration(params, fix)
-        return _train(config, fingerprint, device, threads, folder, as_json)
+        return _train(config, fingerprint, device, threads, backend, folder, as_json)
 
 
-def _settings_of(study: str, number: int, mongo: str | None) -> tuple[dict[str, Any], int, Any]:
-    """A trial's params with its seed, its threads, and the fingerprint of its data."""
+def _source(study: str, number: int, mongo: str | None) -> tuple[Study, Trial]:
+    """The trial to start from, and its study."""
     from search.launch import DEFAULT_OBJECTIVE
 
     with opened(mongo) as store:
@@ -84,8 +92,7 @@ def _settings_of(study: str, number: int, mongo: str | None) -> tuple[dict[str, 
         raise click.UsageError(
             f"train knows the LARNN objective, study {study} minimises {found.spec.objective}"
         )
-    fingerprint = found.spec.requirements.get("data_fingerprint")
-    return {"seed": trial.seed, **trial.params}, found.spec.threads, fingerprint
+    return found, trial
 
 
 def _configuration(params: dict[str, Any], fix: Iterable[str]) -> TrialConfig:
@@ -100,6 +107,7 @@ def _train(
     fingerprint: str | None,
     device: str,
     threads: int | None,
+    backend: str | None,
     folder: Path | None,
     as_json: bool,
 ) -> int:
@@ -113,7 +121,7 @@ def _train(
     click.echo(f"Loading data {config.data.data} …", err=True)
     data = load_data(config)
     check_requirements({} if fingerprint is None else {"data_fingerprint": fingerprint}, data)
-    result = _fit(config, data, device, threads, folder)
+    result = _fit(config, data, device, threads, backend, folder)
     if result.stopped is not None or result.best is None or result.weights is None:
         where = (
             f"; the same command goes on from {folder}" if folder else "; without -o, all is lost"
@@ -138,10 +146,16 @@ def _train(
 
 
 def _fit(
-    config: TrialConfig, data: Any, device: str, threads: int | None, folder: Path | None
+    config: TrialConfig,
+    data: Any,
+    device: str,
+    threads: int | None,
+    backend: str | None,
+    folder: Path | None,
 ) -> FitResult:
     """Train with a line for each epoch; from the folder's checkpoint, where it has one."""
     from model.checkpoint import CheckpointError
+    from model.fused.build import BuildError
     from model.saved import write_whole
     from model.training import INTERRUPT, DivergedError, fit
     from search.signals import stop_on_signals
@@ -155,12 +169,13 @@ def _fit(
                 data,
                 device=device,
                 threads=threads,
+                backend=backend,
                 on_epoch=lambda epoch: click.echo(_line(epoch, config.training.epochs), err=True),
                 stop_reason=lambda: INTERRUPT if stop.is_set() else None,
                 checkpoint=checkpoint,
                 save_checkpoint=None if kept is None else lambda held: write_whole(kept, held),
             )
-    except DivergedError as error:
+    except (DivergedError, BuildError) as error:
         raise click.ClickException(str(error)) from error
     except CheckpointError as error:
         raise ValueError(f"{kept}: {error}; remove it, or choose another folder") from error

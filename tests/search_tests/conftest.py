@@ -21,8 +21,10 @@ def database(mongo_uri, monkeypatch):  # noqa: F811  # the fixture
 
 
 @pytest.fixture
-def larnn(capsys):
+def larnn(capsys, monkeypatch):
     """Run a command line in this process; returns what it printed, and complained."""
+    monkeypatch.setenv("LARNN_BACKEND", "")  # --backend sets it for good: undone with the test
+    monkeypatch.delenv("LARNN_BACKEND")
 
     def run(*arguments, status=0):
         found = run_command([str(argument) for argument in arguments])

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import math
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -341,11 +344,12 @@ def test_the_command_names_every_setting():
         sample_trials(1)[0],
         seed=77,
         params={"learning_rate": 0.1 + 0.2, "data": "npz:my data.npz"},
-        result={"device": "cuda:1"},
+        result={"device": "cuda:1", "backend": "torch"},
     )
     words = shlex.split(repeat_command(sample_study(), trial))
     assert words[:6] == ["larnn-search", "train", "--threads", "1", "--device", "cuda"]
-    given = dict(parse_assignment(word) for word in words[7::2])
+    assert words[6:8] == ["--backend", "torch"]
+    given = dict(parse_assignment(word) for word in words[9::2])
     expected = TrialConfig.from_params({**trial.params, "seed": 77})
     assert TrialConfig.from_params(given) == expected
     assert set(given) == {k for k, v in expected.to_params().items() if v is not None}
@@ -367,13 +371,33 @@ def test_a_final_is_repeated_whole_so_that_its_looks_are_known(asked, words):
     assert repeat_command(study, trial) == expected
 
 
-def test_an_objective_of_your_own_is_called_by_the_command():
-    study = dataclasses.replace(
-        sample_study(), spec=dataclasses.replace(sample_study().spec, objective="math:dist")
+def test_the_command_of_an_objective_of_your_own_repeats_its_trial(tmp_path):
+    (tmp_path / "trials.py").write_text("raise RuntimeError('the wrong file')")
+    (tmp_path / "own.py").write_text(
+        "import os\n"
+        "def f(params, context):\n"
+        "    context.report(1, 0.5, accuracy=0.1)\n"
+        "    assert context.stop_reason() is None and context.load_checkpoint() is None\n"
+        "    told = [context.number, context.seed, context.threads, context.device]\n"
+        "    return {'loss': 1.0, 'params': params, 'told': told,\n"
+        "            'threads': os.environ['OMP_NUM_THREADS']}\n"
     )
-    trial = dataclasses.replace(sample_trials(1)[0], params={"x": "it's"})
+    spec = dataclasses.replace(sample_study().spec, objective="own:f", threads=3)
+    params = {"x": "it's", "bound": math.inf, "on": True, "none": None}
+    trial = dataclasses.replace(
+        sample_trials(6)[5], params=params, seed=77, result={"device": "cpu"}
+    )
+    study = dataclasses.replace(sample_study(), spec=spec)
     words = shlex.split(repeat_command(study, trial))
-    assert words == ["python", "-c", "from math import dist; print(dist({'x': \"it's\"}))"]
+    assert words[0] == "python"
+    words[0] = sys.executable
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    step, result = done.stdout.splitlines()
+    assert step == "step 1: loss 0.5"
+    told = json.loads(result)
+    assert told["params"] == params
+    assert told["told"] == [5, 77, 3, "cpu"]
+    assert told["threads"] == "3"
 
 
 @pytest.mark.mongo

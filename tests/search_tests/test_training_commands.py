@@ -213,6 +213,16 @@ def test_a_trial_trained_again_has_the_same_loss_to_the_bit(searched, larnn):
 
 
 @pytest.mark.mongo
+def test_a_trial_trained_again_runs_on_its_backend(searched, larnn):
+    params = {"data": "npz:mine.npz", "epochs": 1, "num_heads": 2, "head_size": 2, "num_layers": 1}
+    searched.add_trials("s", None, 2, [NewTrial(params, 0)])
+    claim = searched.reserve("s", "w", "h", "t").claim
+    searched.finish(claim, Outcome(TrialState.COMPLETE, 1.0, {"backend": "torch"}))
+    options = ["--from", "s", 2, "--device", "cpu", "--json"]
+    assert json.loads(larnn("train", *options))["backend"] == "torch"
+
+
+@pytest.mark.mongo
 def test_a_trial_of_another_objective_or_other_data_is_not_trained(searched, larnn, folder):
     spec = StudySpec("own", "mine:objective", {"name": "own", "rows": [], "fixed": {}})
     searched.create_study(spec)
