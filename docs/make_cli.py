@@ -17,9 +17,10 @@ HEAD = """# Commands
 
 Made from the commands by `python docs/make_cli.py > docs/cli.md`; a test holds it current.
 
-An option may also stand in a file `larnn-search.toml` in the current folder, under its name
-(`max-trials = 50`). Precedence: option, environment, file, default. Exit status: 0 done, 1 a
-failure, 2 a mistake in the command, 130 stopped by Ctrl-C.
+An option with an `env var` may also stand in a file `larnn-search.toml` in the current folder,
+under its name (`max-trials = 50`); arguments and other options are typed. Precedence: option,
+environment, file, default. Exit status: 0 done, 1 a failure, 2 a mistake in the command, 130
+stopped by Ctrl-C.
 """
 
 

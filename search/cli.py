@@ -45,6 +45,17 @@ class Commands(click.Group):
         """Names in order of registration."""
         return list(self.commands)
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """As click's, with the defaults of the current folder's file."""
+        defaults = defaults_from_file(self)
+        return super().make_context(info_name, args, parent, default_map=defaults, **extra)
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="larnn-search")
@@ -55,15 +66,13 @@ class Commands(click.Group):
     default="text",
     help="Log lines for people or machines.",
 )
-@click.pass_context
-def cli(ctx: click.Context, debug: bool, log_format: str) -> None:
+def cli(debug: bool, log_format: str) -> None:
     """Find out which settings of a LARNN win: window, heads, layers, activation and the rest.
 
     On one machine `larnn-search run --study NAME` does it all. Over several, start `launch` on one
     and `worker` on each, with the same LARNN_MONGO_URI.
     """
     set_up_logging(log_format, debug)
-    ctx.default_map = defaults_from_file(cli.commands)
 
 
 for module in (

@@ -8,6 +8,7 @@ import pytest
 
 from search.cli import cli, run_command
 from search.options import CONFIG_FILE
+from trials.study import StudySpec, StudyState
 
 
 def leaves(group: click.Group, path: tuple[str, ...] = ()):
@@ -100,3 +101,38 @@ def test_a_broken_file_of_defaults_is_named(text, words, tmp_path, monkeypatch, 
     said = capsys.readouterr().err
     assert CONFIG_FILE in said
     assert words in said
+
+
+def test_options_of_all_commands_may_stand_in_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(
+        'log-format = "xml"\nallow_objective = ["m:f"]\nworker-password-file = "pw"\n'
+    )
+    assert run_command(["spaces"]) == 2
+    said = capsys.readouterr().err
+    assert f"Invalid value for '--log-format' (in {CONFIG_FILE}): 'xml'" in said
+    (tmp_path / CONFIG_FILE).write_text('worker-password-file = "none-such"\n')
+    assert run_command(["mongo", "users"]) == 2
+    assert f"'--worker-password-file' (in {CONFIG_FILE})" in capsys.readouterr().err
+
+
+def test_a_complaint_names_where_a_value_came_from(monkeypatch, capsys):
+    assert run_command(["worker", "--heartbeat", "0"]) == 2
+    assert "for '--heartbeat': 0" in capsys.readouterr().err
+    monkeypatch.setenv("LARNN_HEARTBEAT", "0")
+    assert run_command(["worker"]) == 2
+    assert "for '--heartbeat' (env var: 'LARNN_HEARTBEAT'): 0" in capsys.readouterr().err
+
+
+@pytest.mark.mongo
+def test_what_destroys_is_typed_and_never_taken_from_the_file(
+    database, tmp_path, monkeypatch, larnn
+):
+    database.create_study(StudySpec("d1", "m:f", {}))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text('study = "d1"\n')
+    for command in ("cancel", "delete", "stop", "export"):
+        assert "Missing argument 'STUDY'" in larnn(command, status=2)
+    (tmp_path / CONFIG_FILE).write_text("yes = true\n")
+    assert "no command has a setting 'yes'" in larnn("delete", "d1", status=2)
+    assert [study.state for study in database.list_studies()] == [StudyState.ACTIVE]
