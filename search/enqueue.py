@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from model.config import TrialConfig
+from model.words import did_you_mean
 from search.derivation import DERIVATIONS
 from search.ending import loss_of, reason_to_end
 from search.launch import DEFAULT_OBJECTIVE
-from search.parameter import Parameter, did_you_mean
+from search.parameter import Parameter
 from search.space import Space
 from search.study_view import ended_at
 from trials.errors import LeaseLostError

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from model.config import DataConfig, ModelConfig, TrainingConfig
+from model.words import did_you_mean
 
 KINDS = ("uniform", "loguniform", "int", "logint", "choice")
 Value = str | int | float | bool
@@ -19,13 +19,6 @@ _DOCS: Mapping[str, str] = {
     for part in (ModelConfig, TrainingConfig, DataConfig)
     for setting in dataclasses.fields(part)
 }
-
-
-def did_you_mean(word: str, known: tuple[str, ...]) -> str:
-    """The end of an error about an unknown ``word``: the nearest known one, and all of them."""
-    near = difflib.get_close_matches(word, known, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}known ones: {', '.join(known)}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from search.parameter import did_you_mean
+from model.words import did_you_mean
 from trials.objective import StopRule
 
 Curve = Mapping[int, float]

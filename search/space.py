@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from model.config import TrialConfig
+from model.words import did_you_mean
 from search.derivation import DERIVATIONS
-from search.parameter import Parameter, Value, did_you_mean
+from search.parameter import Parameter, Value
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from hyperopt import anneal, rand, tpe
 from hyperopt.base import JOB_STATE_DONE, STATUS_OK, Domain, Trials, trials_from_docs
 from hyperopt.pyll import as_apply, scope
 
+from model.words import did_you_mean
 from search.grid import grid
 from search.history import NOT_GOOD, Entry, Raw, in_common, merit_of, places, shortened
-from search.parameter import Parameter, did_you_mean
+from search.parameter import Parameter
 from search.space import Space
 from trials.store import NewTrial
 from trials.trial import Trial, TrialState

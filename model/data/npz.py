@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.data.arrays import make_dataset
 from model.data.dataset import DataError, Dataset
+from model.words import did_you_mean
 
 RECIPE = 1
 """Raised with every change of what comes out, the split included."""
@@ -74,9 +74,5 @@ def read_arrays(
             raise DataError(f"{file} must hold an array {name!r}, found {found}")
     for name in arrays:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{file} has an unknown array {name!r}; {guess}known ones: {', '.join(known)}"
-            )
+            raise DataError(f"{file} has an unknown array {name!r}; {did_you_mean(name, known)}")
     return arrays, digest

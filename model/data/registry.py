@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from model.data import har, uci_har, uea
 from model.data.dataset import DataError, Dataset
 from model.data.npz import load_npz
+from model.words import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,7 @@ def load(name: str, time_stride: int = 1) -> Dataset:
     """
     kind, colon, argument = name.partition(":")
     if kind not in ENTRIES:
-        near = difflib.get_close_matches(kind, ENTRIES, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(f"unknown data set {name!r}; {guess}known ones: {', '.join(_forms())}")
+        raise DataError(f"unknown data set {name!r}; {did_you_mean(kind, ENTRIES, _forms())}")
     entry = ENTRIES[kind]
     if (entry.needs_argument and not argument) or (colon and not entry.argument):
         form = f"{kind}:{entry.argument}" if entry.argument else kind

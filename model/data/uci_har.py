@@ -7,6 +7,7 @@ validation people are those of `har`, cut from the same recordings.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import urllib.request
@@ -74,7 +75,8 @@ def load_uci_har(path: str = "") -> Dataset:
 
 def is_present() -> bool:
     """Whether the data set can be loaded without a download."""
-    return bool(os.environ.get(PLACE)) or _kept().exists()
+    place = os.environ.get(PLACE)
+    return (Path(place).expanduser() if place else _kept()).exists()
 
 
 def _kept() -> Path:
@@ -97,8 +99,10 @@ def downloaded() -> Path:
             if not kept.exists():
                 with urllib.request.urlopen(URL, timeout=30) as answer:
                     beside.write_bytes(answer.read())
+                if not zipfile.is_zipfile(beside):  # cut off, or a portal's page
+                    raise OSError(f"{beside.stat().st_size} bytes came that are no zip")
                 beside.replace(kept)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(
             f"data set 'uci-har' is not on this machine and cannot be downloaded ({error}): fetch "
             f"{URL} and set {PLACE} to the zip or the unpacked folder; 'har' is cut from the same "

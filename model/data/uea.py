@@ -7,6 +7,7 @@ is kept for validation. It names no people.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import re
 import zipfile
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from model.data.arrays import make_dataset, split_sequences
 from model.data.cache import cache_folder
 from model.data.dataset import DataError, Dataset
+from model.words import did_you_mean
 
 SHIPPED = ("BasicMotions", "JapaneseVowels")
 """Those that come with aeon and need no download."""
@@ -116,13 +118,18 @@ def _download(name: str, place: Path) -> None:
     Raises:
         DataError: If there is no such data set, or no way to it.
     """
-    from aeon.datasets import load_classification
+    from aeon.datasets import load_classification, tsc_datasets
 
+    lists = (found for found in vars(tsc_datasets).values() if isinstance(found, list))
+    if name not in set().union(*lists):
+        raise DataError(
+            f"the archive has no data set {name!r}; {did_you_mean(name, tsc_datasets.multivariate)}"
+        )
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
             load_classification(name, extract_path=str(place.parent))
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, http.client.HTTPException) as error:
         raise DataError(
             f"data set 'uea:{name}' is not on this machine and cannot be downloaded ({error}): "
             f"put {name}_TRAIN.ts and {name}_TEST.ts into {place}; {', '.join(SHIPPED)} come with "

@@ -1,5 +1,6 @@
 """Data that users bring, and what is refused with one clear line."""
 
+import http.client
 import io
 import urllib.error
 import zipfile
@@ -221,6 +222,30 @@ def test_offline_says_what_to_do(tmp_path, monkeypatch):
         data.load("uci-har")
 
 
+@pytest.mark.parametrize("cut", ["told", "not told"])
+def test_a_download_that_is_cut_off_is_not_kept(cut, published, tmp_path, monkeypatch):
+    whole = zipped(published, tmp_path / "uci.zip").read_bytes()
+
+    class Answer(io.BytesIO):
+        def read(self):
+            if cut == "told":
+                raise http.client.IncompleteRead(whole[:100], len(whole) - 100)
+            return whole[:-100]
+
+    monkeypatch.delenv(uci_har.PLACE, raising=False)
+    monkeypatch.setenv("LARNN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: Answer())
+    with pytest.raises(DataError, match=r"cannot be downloaded \(.*\): fetch https://"):
+        data.load("uci-har")
+    assert not uci_har.is_present()
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_a_place_that_is_none_holds_no_data(tmp_path, monkeypatch):
+    monkeypatch.setenv(uci_har.PLACE, str(tmp_path / "nope"))
+    assert not uci_har.is_present()
+
+
 def test_a_folder_that_is_not_ucis_is_named(published):
     root = published / uci_har.FOLDER
 
@@ -290,6 +315,12 @@ def test_an_archive_that_cannot_be_reached_says_what_to_do(monkeypatch, tmp_path
     monkeypatch.setattr(datasets, "load_classification", refuse)
     with pytest.raises(DataError, match=r"cannot be downloaded .*put Epilepsy_TRAIN\.ts and"):
         data.load("uea:Epilepsy")
+
+
+def test_a_name_that_the_archive_does_not_have_is_unknown():
+    pytest.importorskip("aeon", reason="the extra 'uea' is not installed")
+    with pytest.raises(DataError, match=r"no data set 'Epilepsi'; did you mean 'Epilepsy'\?"):
+        data.load("uea:Epilepsi")
 
 
 def test_without_aeon_the_extra_is_named(monkeypatch):
