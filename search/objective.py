@@ -216,7 +216,11 @@ def versions() -> dict[str, str]:
     git, here = shutil.which("git"), Path(__file__).parent.parent
     if git and (here / ".git").exists():
         asked = subprocess.run(
-            [git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+            # With "-dirty" where files differ from it.
+            [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if asked.returncode == 0:
             told["git"] = asked.stdout.strip()

@@ -170,6 +170,30 @@ def test_a_diverging_training_has_no_loss():
     assert_it_says_how_it_ran(failed["result"])
 
 
+def test_the_revision_of_a_checkout_tells_whether_its_files_differ(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def told():
+        objective.versions.cache_clear()
+        return objective.versions()["git"]
+
+    monkeypatch.setattr(objective, "__file__", str(tmp_path / "search" / "objective.py"))
+    git("init")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-m", "one")
+    git("tag", "-a", "v1", "-m", "one")
+    assert told() == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("two")
+    assert told() == git("rev-parse", "HEAD") + "-dirty"
+    objective.versions.cache_clear()
+
+
 def test_numpys_numbers_are_taken():
     params = {
         "window_size": np.int64(5),
