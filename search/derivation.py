@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ class Derivation:
     doc: str
     forward: Callable[[dict[str, Any]], dict[str, Any]]
     backward: Callable[[dict[str, Any], Space], dict[str, Any]]
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """Of the rows that are sampled and do not train themselves."""
 
 
 def _divide_hidden(sampled: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +69,7 @@ DERIVATIONS: Mapping[str, Derivation] = {
         "head_size = max(1, round(hidden_size / num_heads)), as the paper's search did",
         _divide_hidden,
         _multiply_heads,
+        {"hidden_size": "features of a layer before they are divided among its heads"},
     ),
     TOGETHER: Derivation("one choice stands for several settings", _unfold, _fold),
 }

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search.parameter import Parameter, did_you_mean
+from model.words import did_you_mean
+from search.parameter import Parameter
 from search.space import Space
 
 _KEYS = ("type", "low", "high", "choices", "when")
@@ -44,6 +45,7 @@ def read_space(path: Path) -> Space:
         raise ValueError(f"space file {path} is not TOML: {error}") from error
     rows, fixed = [], {}
     for name, content in tables.items():
+        _check_name(name, content, path, text)
         if isinstance(content, Mapping):
             rows.append(_row(name, content, path, text))
         else:
@@ -51,6 +53,14 @@ def read_space(path: Path) -> Space:
     if not rows:
         raise ValueError(f"space file {path} searches nothing: it needs a [table] per parameter")
     return Space(path.stem, tuple(rows), fixed)
+
+
+def _check_name(name: str, content: Any, path: Path, text: str) -> None:
+    where = f"{path} line {_line(text, name)}: "
+    if not name or "." in name or name.startswith("$") or "\0" in name:
+        raise ValueError(f"{where}a parameter's name has no '.', NUL or leading '$', got {name!r}")
+    if isinstance(content, list) and any(isinstance(part, Mapping) for part in content):
+        raise ValueError(f"{where}a parameter is searched by one table, [{name}], got [[{name}]]")
 
 
 def _row(name: str, table: Mapping[str, Any], path: Path, text: str) -> Parameter:
@@ -85,11 +95,11 @@ def _line(text: str, table: str, key: str | None = None) -> int:
     found = 1
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*[\"']?(.+?)[\"']?\s*\]\s*(#.*)?$", line):
+        if header := re.match(r"\s*\[+\s*[\"']?(.+?)[\"']?\s*\]+\s*(#.*)?$", line):
             inside = header[1] == table
             found = number if inside else found
         elif inside and key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
             return number
-        elif re.match(rf"\s*{re.escape(table)}\s*=", line):  # an inline table
+        elif re.match(rf"\s*[\"']?{re.escape(table)}[\"']?\s*=", line):  # inline
             found = number
     return found

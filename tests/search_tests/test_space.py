@@ -14,6 +14,7 @@ import pytest
 from model.config import TrialConfig
 from search.parameter import Parameter
 from search.presets import PRESETS
+from search.screens import print_space
 from search.space import NAMED_SPACES, Space, check_larnn, parse_assignment, resolve
 
 EVERY = [*NAMED_SPACES.values(), *(preset.space for preset in PRESETS.values())]
@@ -366,3 +367,12 @@ def test_spaces_are_read_without_torch_or_hyperopt() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_derived_space_says_how_and_what_rows_mean(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_space(NAMED_SPACES["paper-round-1"])
+    said = capsys.readouterr().out
+    assert "Derived: head_size = max(1, round(hidden_size / num_heads))" in said
+    assert "before they are divided among its heads" in said
