@@ -11,7 +11,7 @@ from search import results
 from search.launch import DEFAULT_OBJECTIVE
 from search.space import Space
 from trials.store import WEIGHTS, TrialStore
-from trials.study import Study
+from trials.study import Study, StudyState
 from trials.trial import Trial
 
 
@@ -58,7 +58,8 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
         store: Where the study is kept.
         name: The study's name.
         folder: Where figures are written, made when missing.
-        look_at_test: Whether the study is finished, and its chosen trial is to be tested.
+        look_at_test: Whether the chosen trial may be tested, if the study is COMPLETE: one that was
+            cancelled may have been meant to go on.
     """
     study = store.get_study(name)
     trials = store.list_trials(name, with_reports=False)
@@ -67,7 +68,8 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
     figures: tuple[Path, ...] = ()
     if ranked:
         figures = draw_figures(study, trials, folder)
-        if look_at_test and study.spec.objective == DEFAULT_OBJECTIVE:
+        may_look = look_at_test and study.state is StudyState.COMPLETE
+        if may_look and study.spec.objective == DEFAULT_OBJECTIVE:
             look = test_look(store, study, ranked[0])
     counts = {str(state): count for state, count in store.counts(name).items()}
     return Answer(store.get_study(name), ranked, counts, figures, look)

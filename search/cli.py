@@ -108,7 +108,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return complain(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return complain("stopped; the same command goes on where it left off", 130)
+        return complain("stopped", 130)
     except errors.TrialsError as error:
         if "--debug" in arguments:
             raise

@@ -32,5 +32,5 @@ def set_up_logging(log_format: str, debug: bool) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else readable)
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     # Libraries speak up only when something is wrong.
-    for name in ("pymongo", "matplotlib", "hyperopt"):
+    for name in ("pymongo", "matplotlib", "hyperopt", "torch"):
         logging.getLogger(name).setLevel(logging.WARNING)

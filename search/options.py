@@ -244,6 +244,15 @@ def uri_from_option(mongo: str | None) -> str | None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Show that ``path`` cannot be written as the user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise click.UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def mistakes() -> Iterator[None]:
     """Show a ValueError about what the user wrote as the user's mistake (exit status 2)."""
     try:

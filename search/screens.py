@@ -11,12 +11,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.derivation import DERIVATIONS
 from search.parameter import Parameter
 from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
 from search.text import format_duration, format_value
 from trials.study import Counts, Study
-from trials.trial import Trial
+from trials.trial import BUDGET_STATES, Trial
 
 if TYPE_CHECKING:
     from model.data import DatasetInfo
@@ -148,12 +149,13 @@ def print_studies(rows: Sequence[tuple[Study, Counts]]) -> None:
         return
     made = table("study", "state", "space", "data", ">trials", "by state", "created (UTC)")
     for study, counts in rows:
+        finished = sum(counts[state] for state in BUDGET_STATES)
         made.add_row(
             study.name,
             str(study.state),
             str(study.spec.space.get("name")),
             str(shared_settings(study).get("data", "-")),
-            f"{sum(counts.values())}/{study.spec.max_trials or '∞'}",
+            f"{finished}/{study.spec.max_trials or '∞'}",
             ", ".join(f"{count} {state}" for state, count in counts.items() if count),
             f"{study.created_at:%Y-%m-%d %H:%M}",
         )
@@ -237,15 +239,18 @@ def print_spaces(spaces: Sequence[Space]) -> None:
 def print_space(space: Space) -> None:
     """The ranges of one space, and what it fixes."""
     made = table("parameter", "values", "sampled", "when", "meaning", title=f"Space {space.name}")
+    derivation = DERIVATIONS.get(space.derive or "")
+    meanings = derivation.meanings if derivation else {}
     for row in space.rows:
         condition = ", ".join(f"{name} = {value}" for name, value in row.when.items())
-        made.add_row(row.name, values_of(row), sampled_as(row), condition, row.doc)
+        means = meanings.get(row.name, row.doc)
+        made.add_row(row.name, values_of(row), sampled_as(row), condition, means)
     print_rich(made)
     if space.fixed:
         pins = " ".join(shlex.quote(f"{name}={value}") for name, value in space.fixed.items())
         print_rich(Text(f"Fixed: {pins}"))
-    if space.derive:
-        print_rich(Text(f"Derived: {space.derive}"))
+    if derivation:
+        print_rich(Text(f"Derived: {derivation.doc}"))
 
 
 def values_of(row: Parameter) -> str:

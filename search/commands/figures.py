@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from search.commands.reading import print_json
-from search.options import json_option, mistakes, mongo_option, read_data
+from search.options import json_option, mistakes, mongo_option, read_data, writing
 
 KINDS = (
     "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
@@ -36,8 +36,9 @@ def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
     data = read_data(study, mongo)
     with _analysis():
         figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
-    with _written(output):
+    with writing(output):
         plots.save_figure(figure, output)
+    click.echo(output)
 
 
 @click.command()
@@ -56,8 +57,9 @@ def report(study: str, output: Path, mongo: str | None) -> None:
     data = read_data(study, mongo)
     with _analysis():
         text = page(data)
-    with _written(output):
+    with writing(output):
         output.write_text(text, encoding="utf-8")
+    click.echo(output)
 
 
 @click.command()
@@ -94,12 +96,3 @@ def _analysis() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(str(error)) from error
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
-    click.echo(path)

@@ -156,14 +156,14 @@ def best(
         found = store.get_study(study)
         complete = store.list_trials(study, states=[TrialState.COMPLETE], with_reports=False)
         ranked = results.best(complete, count)
-        if folder is not None and ranked:
+        if not ranked:
+            raise click.ClickException(
+                f"study {study} has no COMPLETE trial yet; see larnn-search status {study}"
+            )
+        if folder is not None:
             _save_model(store, found, ranked[0], folder)
     if as_json:
         print_json(results.to_json_rows(ranked))
-    elif not ranked:
-        raise click.ClickException(
-            f"study {study} has no COMPLETE trial yet; see larnn-search status {study}"
-        )
     else:
         screens.print_best(found, ranked)
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from search.options import (
     opened,
     option,
     study_options,
+    writing,
 )
 from trials.store import HEARTBEAT_SECONDS, LEASE_SECONDS
 
@@ -77,7 +79,7 @@ def run(
 
     detect_slots(device=device)
     with opened(mongo) as store:
-        study = _launch(store, request, runs_here=True)
+        study = _launch(store, request, runs_here=True, output=output)
         folder = output / study.name
         carry_out(store, study, folder, workers=workers, device=device, ahead=ahead, mongo=mongo)
         return _show_answer(store, study.name, folder, no_test, as_json)
@@ -98,14 +100,17 @@ def launch(
 ) -> int:  # fmt: skip
     """Start a search that workers on any machine carry out, and follow it to its answer."""
     with opened(mongo) as store:
-        study = _launch(store, request, runs_here=False)
+        study = _launch(store, request, runs_here=False, output=None if no_wait else output)
         if no_wait:
-            click.echo(
-                f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
-            )
+            if as_json:
+                click.echo(json.dumps({"study": study.name, "state": str(study.state)}))
+            else:
+                click.echo(
+                    f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
+                )
             return 0
         if not _is_over(study):
-            with _feeding(store, study.name, ahead, lease) as check:
+            with _resumable(), _feeding(store, study.name, ahead, lease) as check:
                 _follow(store, study.name, check)
         return _show_answer(store, study.name, output / study.name, no_test, as_json)
 
@@ -119,7 +124,10 @@ def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) 
     """Stand by and suggest trials for studies whose launcher is gone."""
     from search.feeding import feed_all
     from search.signals import stop_on_signals
+    from trials.study import check_study_name
 
+    if study is not None:
+        check_study_name(study)
     with opened(mongo) as store, stop_on_signals() as stop:
         log.info("feeding %s; Ctrl-C ends it", study or "every study")
         feed_all(store, stop, only=study, ahead=ahead, lease_s=lease)
@@ -160,8 +168,11 @@ def worker(
     """Pull trials from the queue and run them, until told to stop."""
     from search.launch import OWN_OBJECTIVES
     from trials.devices import detect_slots, usable_cores
+    from trials.study import check_study_name
     from trials.worker import run_worker
 
+    for name in studies:
+        check_study_name(name)  # an impossible one would be waited for without end
     devices = detect_slots(slots, device=device)
     if with_parent is not None:
         _leave_with(with_parent)
@@ -197,7 +208,8 @@ def carry_out(
     pool = WorkerPool(
         study.name, workers, mongo=mongo, objectives=objectives, device=device, log=log
     )
-    with pool, _feeding(store, study.name, ahead) as check_feeder:
+    make_folder(folder)
+    with _resumable(), pool, _feeding(store, study.name, ahead) as check_feeder:
 
         def check() -> None:
             check_feeder()
@@ -207,21 +219,60 @@ def carry_out(
         _follow(store, study.name, check)
 
 
-def _launch(store: TrialStore, request: dict[str, Any], *, runs_here: bool) -> Study:
-    """Write the study that was asked for, or find the one that it continues."""
+def make_folder(path: Path) -> None:
+    """Make a folder in which files can be written, before anything depends on it."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+
+
+class _StoppedError(click.ClickException):
+    """Ctrl-C stopped a search."""
+
+    exit_code = 130
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say of a search that Ctrl-C stopped how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _StoppedError("stopped; the same command goes on where it left off") from None
+
+
+def _launch(
+    store: TrialStore, request: dict[str, Any], *, runs_here: bool, output: Path | None
+) -> Study:
+    """Write the study that was asked for, or find the one that it continues.
+
+    Args:
+        store: Where studies are kept.
+        request: The options that make a `Request`.
+        runs_here: Whether workers of this machine will run its objective.
+        output: Where a folder for the study will be needed; None: nowhere.
+    """
     from search.enqueue import add_points, complete_points
     from search.history import other_trials
     from search.launch import Request, build_spec
+    from trials.study import StudyState
 
     with mistakes():
         spec = build_spec(Request(**request), lambda line: click.echo(line, err=True))
         points = complete_points(spec, request["enqueue"])
+        if output is not None:
+            make_folder(output / spec.name)
         if runs_here:
             _check_objective(spec.objective)
         if spec.name not in {study.name for study in store.list_studies()}:
             other_trials(store, spec)
         study = store.create_study(spec)
         add_points(store, study, points)
+    if study.state is StudyState.PAUSED:
+        click.echo(
+            f"Study {study.name} is paused; it goes on with: larnn-search resume {study.name}",
+            err=True,
+        )
     return study
 
 
@@ -293,8 +344,7 @@ def _show_answer(store: TrialStore, study: str, folder: Path, no_test: bool, as_
     from search.answer import answer
     from search.screens import print_answer
 
-    may_look = not no_test and _is_over(store.get_study(study))
-    result = answer(store, study, folder, look_at_test=may_look)
+    result = answer(store, study, folder, look_at_test=not no_test)
     if not as_json:
         print_answer(result)
     else:

@@ -73,10 +73,9 @@ def delete(study: str, yes: bool, mongo: str | None) -> None:
     """Remove a study with its trials, weights and logs, for good."""
     with opened(mongo) as store:
         counts = store.counts(store.get_study(study).name)
-        if not yes:
-            click.confirm(
-                f"Delete study {study} and its {sum(counts.values())} trials?", abort=True
-            )
+        asked = f"Delete study {study} and its {sum(counts.values())} trials?"
+        if not (yes or click.confirm(asked)):
+            raise click.ClickException(f"study {study} is left as it is")
         store.delete_study(study)
     click.echo(f"Study {study} is deleted.")
 

@@ -20,6 +20,7 @@ from search.options import (
     mongo_option,
     opened,
     option,
+    writing,
 )
 
 if TYPE_CHECKING:
@@ -210,11 +211,8 @@ def predict(folder: Path, file: Path, target: Path | None, device: str) -> None:
     if target is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return
-    try:
-        with target.open("w", encoding="utf-8", newline="") as opened_file:
-            csv.writer(opened_file, lineterminator="\n").writerows(rows)
-    except OSError as error:
-        raise click.UsageError(f"cannot write {target}: {error.strerror}") from error
+    with writing(target), target.open("w", encoding="utf-8", newline="") as opened_file:
+        csv.writer(opened_file, lineterminator="\n").writerows(rows)
 
 
 def _predictions(folder: Path, file: Path, device: str) -> list[Sequence[object]]:

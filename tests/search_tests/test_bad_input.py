@@ -1,6 +1,7 @@
 """What users get wrong, and what goes wrong around them: one clear line, and nothing is lost."""
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from tests.model_tests.test_user_data import MISTAKES, arrays
 from tests.trials_tests.conftest import state_dir  # noqa: F401  # a fixture
 from tests.trials_tests.test_connect import guarded  # noqa: F401  # a fixture
 from trials.store import NewTrial
-from trials.study import StudySpec
+from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, TrialState
 
 SPACE = """
@@ -78,6 +79,10 @@ def complaint(capsys):
         (SPACE + "[x]\n", "own.toml is not TOML"),
         ("x = \n", "own.toml is not TOML: Invalid value (at line 1"),
         ("x = 3\n", "own.toml searches nothing"),
+        (SPACE.replace("[x]", '["a.b"]'), "own.toml line 2: a parameter's name has no '.'"),
+        (SPACE + '"$y" = 3\n', "has unknown key '$y'"),
+        ('\n"$y" = 3\n' + SPACE, "own.toml line 2: a parameter's name has no '.'"),
+        (SPACE.replace("[x]", "[[x]]"), "own.toml line 2: a parameter is searched by one table"),
     ],
 )
 def test_a_typo_in_a_space_file_is_named_with_its_line(text, words, folder, complaint):
@@ -138,6 +143,8 @@ def test_odd_names_of_studies(name, database, complaint):
     assert "a study name has 1 to 64 letters, digits, '-' and '_'" in line
     for command in ("status", "trials", "delete"):
         assert "no study is named" in complaint([command, "--", name or " "], 2)
+    for command in ("worker", "feed"):
+        assert "a study name has" in complaint([command, f"--study={name}"], 2)
 
 
 # -- a study that is there -----------------------------------------------------------------------
@@ -186,6 +193,43 @@ def test_a_mistake_leaves_the_study_as_it_is(arguments, status, words, finished,
     assert words in complaint(arguments, status)
     assert (finished.get_study("s"), finished.list_trials("s")) == before
     assert len(finished.list_studies()) == 1
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.mongo
+def test_ctrl_c_says_how_to_go_on_where_something_does(finished, monkeypatch, complaint):
+    monkeypatch.setattr("search.commands.searching._follow", interrupted)
+    monkeypatch.setattr("search.commands.reading._watch", interrupted)
+    line = complaint(["launch", "--study", "s", *OWN, "--pruner", "none"], 130)
+    assert line.endswith("stopped; the same command goes on where it left off")
+    assert complaint(["status", "s", "--watch"], 130).endswith(": stopped")
+
+
+@pytest.mark.mongo
+def test_a_paused_study_names_what_resumes_it(finished, monkeypatch, capsys):
+    finished.set_study_state("s", StudyState.PAUSED)
+    monkeypatch.setattr("search.commands.searching._follow", interrupted)
+    run_command(["launch", "--study", "s", *OWN])
+    assert "it goes on with: larnn-search resume s" in capsys.readouterr().err
+
+
+@pytest.mark.mongo
+def test_no_is_no(finished, monkeypatch, capsys):
+    monkeypatch.setattr("click.confirm", lambda text: False)
+    assert run_command(["delete", "s"]) == 1
+    assert capsys.readouterr().err == "larnn-search: study s is left as it is\n"
+    assert finished.get_study("s")
+
+
+@pytest.mark.mongo
+def test_studies_counts_as_the_budget_does(finished, larnn):
+    finished.cancel_trial("s", 1)
+    assert " 1/∞ " in larnn("studies")
+    told = json.loads(larnn("launch", "--study", "t", *OWN, "--no-wait", "--json"))
+    assert told == {"study": "t", "state": "ACTIVE"}
 
 
 # -- the database and its machine ----------------------------------------------------------------
@@ -283,6 +327,15 @@ def test_data_that_cannot_be_used(mistake, folder, complaint):
     change, message = MISTAKES[mistake]
     np.savez(folder / "mine.npz", **{**arrays(), **change})
     assert re.search(message, complaint(["run", "--study", "s", "--data", "npz:mine.npz"], 2))
+
+
+@pytest.mark.mongo
+def test_figures_that_cannot_be_written_are_told_before_the_study_is(folder, database, complaint):
+    (folder / "results").mkdir()
+    (folder / "results" / "s").touch()
+    for command in ("run", "launch"):
+        assert "cannot write results/s" in complaint([command, "--study", "s", *OWN], 2)
+    assert database.list_studies() == []
 
 
 def test_figures_that_cannot_be_written(folder, complaint):

@@ -36,7 +36,10 @@ def test_plot_draws_an_exported_study_without_a_database(exported, suffix, magic
     ("arguments", "words"),
     [
         (["plot", "FILE", "settings", "-o", "figure.gif"], ".png, .svg, .pdf"),
-        (["plot", "FILE", "settings", "-o", "/nowhere/figure.png"], "cannot be written"),
+        (
+            ["plot", "FILE", "settings", "-o", "/nowhere/figure.png"],
+            "cannot write /nowhere",
+        ),
         (["plot", "FILE", "sketch", "-o", "figure.png"], "'sketch' is not one of"),
         (["plot", "gone.jsonl", "settings", "-o", "figure.png"], "gone.jsonl is no exported"),
         (["report", "FILE", "-o", "report.pdf"], "ends in .html"),

@@ -33,3 +33,12 @@ def test_the_command_line_chooses_the_format() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stderr)["message"] == "hello"
+
+
+def test_torch_speaks_up_only_when_something_is_wrong() -> None:
+    code = (
+        "from search.cli import run_command; run_command(['spaces']); import torch, logging; "
+        "logging.getLogger('torch._subclasses.fake_tensor').info('FakeTensor cache stats:')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
