@@ -18,7 +18,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from trials.documents import Document
+from trials.documents import SCHEMA_VERSION, Document
 from trials.trial import Claim
 
 BUCKET = "blobs"
@@ -58,7 +58,8 @@ class Blobs:
     def write(self, key: str, data: bytes) -> None:
         """Write all of ``data``; the key is readable only once it is complete."""
         try:
-            with self._bucket.open_upload_stream_with_id(key, key) as stream:
+            about = {"schema": SCHEMA_VERSION}
+            with self._bucket.open_upload_stream_with_id(key, key, metadata=about) as stream:
                 stream.write(data)
         except OperationFailure:
             # Each of many tries would else leave a part behind, above all on a full disk.

@@ -124,6 +124,7 @@ def encode_worker(worker: WorkerInfo) -> Document:
     """A worker, without the time, which is the database's to say."""
     made: Document = plain(
         {
+            "schema": SCHEMA_VERSION,
             "host": worker.host,
             "pid": worker.pid,
             "slots": worker.slots,

@@ -205,6 +205,22 @@ def test_a_hostile_study_is_left_out_and_the_others_run(study: MongoStore) -> No
         study.get_study("a")
 
 
+def test_every_document_says_its_schema_version(study: MongoStore) -> None:
+    study.add_trials("s", None, 0, [NewTrial({"x": 0}, 1)])
+    study.save_blob(study.reserve("s", "w", "h", "t").claim, WEIGHTS, b"weights")  # type: ignore[union-attr]  # it was added just now
+    study.beat_worker(WorkerInfo("w", "h", 1))
+    found: dict[str, list[Any]] = {}
+    for name in study.database.list_collection_names():
+        for document in study.database[name].find():
+            told = document.get("metadata", document)
+            version = told.get("version" if name == "meta" else "schema")
+            found.setdefault(name, []).append(version)
+    chunks = found.pop("blobs.chunks")  # GridFS's own; their file says it
+    assert len(chunks) == 1
+    assert set(found) == {"studies", "trials", "workers", "meta", "blobs.files"}
+    assert all(versions == [SCHEMA_VERSION] for versions in found.values()), found
+
+
 def test_a_study_of_another_version_is_refused_and_the_others_run(
     study: MongoStore, caplog: pytest.LogCaptureFixture
 ) -> None:
