@@ -35,6 +35,8 @@ PATIENCE_SECONDS = 5.0
 """So long the store is silent before people are told."""
 OUTAGE_SECONDS = 900.0
 """After a longer outage the view ends; workers and feeders wait for as long as it takes."""
+SUMMARY_EVERY_SECONDS = 15.0
+"""How often plain lines tell workers and time left where nothing else does."""
 MOST_ROWS = 8
 """Running trials, and workers, listed one by one; what goes beyond is counted."""
 STATE_STYLES = {
@@ -63,7 +65,8 @@ def summary(snapshot: Snapshot) -> str:
     if snapshot.best is not None:
         parts.append(f"best loss {format_value(snapshot.best.loss)} (trial {snapshot.best.number})")
     if not snapshot.is_over:
-        parts += [f"{len(snapshot.running)} running", f"{len(snapshot.workers)} workers"]
+        alive = len(snapshot.workers)
+        parts += [f"{len(snapshot.running)} running", f"{alive} worker{'s' * (alive != 1)}"]
         if snapshot.time_left_s is not None:
             parts.append(f"about {format_duration(snapshot.time_left_s)} left")
     return ", ".join(parts)
@@ -173,9 +176,10 @@ class PlainLines:
         self._timer = timer
         self._pending: list[Trial] = []
         self._latest: Snapshot | None = None
-        self._shown_state: object = None
+        self._shown: object = None
+        """State and number of workers that the latest summary told."""
         self._shown_best: int | None = None
-        self._next_at = 0.0
+        self._next_at = self._summary_at = 0.0
 
     def show(self, snapshot: Snapshot) -> None:
         """Take note of a snapshot, and print what is due."""
@@ -184,12 +188,15 @@ class PlainLines:
         self._pending += snapshot.newly_finished
         if first:
             self._shown_best = snapshot.best.number if snapshot.best else None
-        if snapshot.study.state != self._shown_state:
+        now, news = self._timer(), (snapshot.study.state, len(snapshot.workers))
+        if snapshot.is_over or now >= self._next_at:
+            is_due = news != self._shown or (now >= self._summary_at and not snapshot.is_over)
+            if self._pending or is_due:
+                self._next_at = now + LINES_EVERY_SECONDS
             self.flush()
-            self._shown_state = snapshot.study.state
-            self.tell(summary(snapshot))
-        elif self._pending and self._timer() >= self._next_at:
-            self.flush()
+            if is_due:
+                self._shown, self._summary_at = news, now + SUMMARY_EVERY_SECONDS
+                self.tell(summary(snapshot))
 
     def flush(self) -> None:
         """Print the changes that wait."""
@@ -206,7 +213,6 @@ class PlainLines:
                 self.tell(self._line(trial) + (", the best so far" if new else ""))
         self._shown_best = best.number if best else None
         self._pending = []
-        self._next_at = self._timer() + LINES_EVERY_SECONDS
 
     def _line(self, trial: Trial) -> str:
         assert self._latest is not None  # noqa: S101  # flush saw to it

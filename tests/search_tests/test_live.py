@@ -197,7 +197,7 @@ def test_a_snapshot_of_no_study_names_it():
 
 def test_lines_without_a_terminal_tell_each_end_and_the_new_best():
     store, file = Store(), io.StringIO()
-    seconds = iter(range(0, 1000, 10))
+    seconds = iter(range(0, 15, 3))
     store.add(4)
     view = LiveView(store, "quick", Console(file=file), timer=lambda: float(next(seconds)))
     with view:
@@ -228,6 +228,7 @@ def test_lines_wait_for_their_pace_and_then_come_together():
     lines = PlainLines(Console(file=file, width=300), lambda: now[0])
     done = [trial for trial in sample_trials(30) if trial.loss is not None]
     lines.show(sample_snapshot())
+    now[0] += 3
     lines.show(sample_snapshot(newly_finished=tuple(done[:1])))
     assert len(file.getvalue().splitlines()) == 2
     for trial in done[1:15]:
@@ -237,6 +238,25 @@ def test_lines_wait_for_their_pace_and_then_come_together():
     now[0] += 3
     lines.show(sample_snapshot())
     assert file.getvalue().splitlines()[2].startswith("14 trials ended (")
+
+
+def test_lines_tell_of_workers_that_come_and_now_and_then_the_time_left():
+    now, file = [100.0], io.StringIO()
+    lines = PlainLines(Console(file=file, width=300), lambda: now[0])
+    workers = sample_snapshot().workers
+    told = []
+    for seconds, alive in ((0, 0), (1, 1), (2, 2), (3, 2), (6, 2), (17, 2), (18, 2), (25, 3)):
+        now[0] = 100.0 + seconds
+        lines.show(sample_snapshot(workers=(workers * 2)[:alive]))
+        told.append(file.getvalue().splitlines())
+    assert [len(lines) for lines in told] == [1, 1, 1, 2, 2, 2, 3, 4]
+    for line, alive in zip(told[-1], (0, 2, 2, 3), strict=True):
+        assert f", {alive} workers, about " in line
+    assert len(file.getvalue().splitlines()) == 4
+    lines.show(sample_snapshot(workers=workers[:1]))
+    now[0] += 3
+    lines.show(sample_snapshot(workers=workers[:1]))
+    assert ", 1 worker, about " in file.getvalue().splitlines()[-1]
 
 
 def test_a_terminal_gets_one_display_and_wait_uses_the_given_sleep():
@@ -280,7 +300,7 @@ def test_an_outage_is_told_and_sat_out(is_terminal):
     shown = file.getvalue()
     assert "MongoDB does not answer, trying again: cannot reach MongoDB at host" in shown
     assert "loss 0.25" in shown  # what ended meanwhile
-    assert is_terminal or len(shown.splitlines()) == 3
+    assert is_terminal or len(shown.splitlines()) == 4  # the last is a summary, due by then
 
 
 def test_an_outage_without_end_ends_the_view():
