@@ -23,8 +23,8 @@ from trials.retrying import Retrying, retried, translated
 
 DATABASE = "larnn_search"
 LEAST_SERVER = (6, 0)
-FIRST_ANSWER_MS = 4000
-"""How long a server may take to be found: a wrong address is told in under 5 s."""
+FIRST_ANSWER_MS = 3000
+"""How long a server may take to be found: a command tells a wrong address in under 5 s in all."""
 SILENCE_MS = 30_000
 """After this long without an answer a connection is given up, and made anew."""
 PROMPT_S = 5.0
