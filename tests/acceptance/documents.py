@@ -1,8 +1,13 @@
 """The code blocks of the documentation, as files and commands."""
 
+import contextlib
 import re
 import shlex
+import signal
+import subprocess
 from pathlib import Path
+
+from tests.trials_tests.working import eventually
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(
@@ -15,6 +20,8 @@ DOCS = sorted(
 )
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 SHELL = ("sh", "bash", "console")
+SMALL = [f"--fix={pin}" for pin in ("num_heads=2", "head_size=4", "time_stride=8", "epochs=1")]
+"""Cuts a training to seconds."""
 
 
 def blocks(path):
@@ -44,3 +51,24 @@ def mentioned(path):
     text = BLOCK.sub("", path.read_text(encoding="utf-8"))
     for code in re.findall(r"`(larnn-search [^`]*)`", text.replace("\n", " ")):
         yield shlex.split(code)
+
+
+def hears_sigterm(pid):
+    """Whether a process has come so far that it ends by itself when told to."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@contextlib.contextmanager
+def standing_by(lines):
+    """Run commands that end when they are told to, while the block runs."""
+    processes = [subprocess.Popen(words, stderr=subprocess.DEVNULL) for words in lines]
+    try:
+        eventually(lambda: all(hears_sigterm(process.pid) for process in processes))
+        yield
+        assert [process.poll() for process in processes] == [None] * len(lines)
+    finally:
+        for process in processes:
+            process.terminate()
+        statuses = [process.wait(timeout=30) for process in processes]
+    assert statuses == [0] * len(lines)

@@ -1,6 +1,5 @@
 """What README.md tells a newcomer to type is typed here, at sizes that a test can wait for."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.acceptance.documents import ROOT, command_lines, mentioned
+from tests.acceptance.documents import ROOT, SMALL, command_lines, mentioned, standing_by
 
 README = ROOT / "README.md"
 STANDS_BY = ("worker", "feed")
@@ -26,7 +25,6 @@ PLACEHOLDERS = {
     "FILE": "best.png",
     "12": "1",
 }
-SMALL = [f"--fix={pin}" for pin in ("num_heads=2", "head_size=4", "time_stride=8", "epochs=1")]
 SPACE = """
 [learning_rate]
 type = "loguniform"
@@ -69,19 +67,6 @@ def folder(tmp_path, monkeypatch):
     x = rng.normal(size=(240, 32, 4)).astype(np.float32) + y[:, None, None]
     np.savez(tmp_path / "movements.npz", x=x, y=y, person=np.arange(240) // 20)
     return tmp_path
-
-
-@contextlib.contextmanager
-def standing_by(lines):
-    processes = [subprocess.Popen(words, stderr=subprocess.DEVNULL) for words in lines]
-    try:
-        yield
-        assert [process.poll() for process in processes] == [None] * len(lines)
-    finally:
-        for process in processes:
-            process.terminate()
-        statuses = [process.wait(timeout=30) for process in processes]
-    assert statuses == [0] * len(lines)
 
 
 @pytest.mark.mongo
