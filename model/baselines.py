@@ -1,20 +1,20 @@
 """The layers that a LARNN is compared with, called like `torch.nn.LSTM` and like `LARNN`.
 
-Each takes ``x`` ``[T, B, F]`` (``[B, T, F]`` with ``batch_first``) and returns ``output, state``,
-with ``output`` ``[T, B, H]``. With ``lengths`` ``[B]``, steps from a sequence's length on change
-nothing and their outputs are 0.
+Each takes ``x`` ``[T, B, F]`` (``[B, T, F]`` with ``batch_first``, or unbatched ``[T, F]``) and
+returns ``output, state``, with ``output`` ``[T, B, H]``. With ``lengths`` ``[B]``, steps from a
+sequence's length on change nothing and their outputs are 0.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from model.call import Baseline, State
 from model.norm import Span, StepBatchNorm
-
-State = tuple[Tensor, Tensor]
-BNState = tuple[Tensor, Tensor, Tensor]
 
 
 def _run(
@@ -23,13 +23,17 @@ def _run(
     """Run one time-major LSTM; ``lengths`` lets each sequence end at its own last valid step."""
     if lengths is None:
         return lstm(x, state)  # type: ignore[no-any-return]  # torch leaves modules untyped
-    packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
-    output, state = lstm(packed, state)
+    # PyTorch packs no empty sequence: one step of it is run, and forgotten.
+    packed = pack_padded_sequence(x, lengths.clamp_min(1).cpu(), enforce_sorted=False)
+    output, after = lstm(packed, state)
     padded, _ = pad_packed_sequence(output, total_length=x.shape[0])
-    return padded, state
+    some = lengths[:, None] > 0
+    before = state or tuple(part.new_zeros(()) for part in after)
+    after = tuple(torch.where(some, new, old) for new, old in zip(after, before, strict=True))
+    return padded.masked_fill(~some, 0.0), after
 
 
-class LSTM(nn.Module):
+class LSTM(Baseline):
     """Layers of `torch.nn.LSTM` (Hochreiter & Schmidhuber, 1997), stacked as a LARNN's are.
 
     Args:
@@ -51,18 +55,21 @@ class LSTM(nn.Module):
         dropout: float = 0.0,
         batch_first: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(input_size, batch_first=batch_first)
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
+        self.hidden_size = hidden_size
         self.layers = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
         self.residual = stacking == "residual"
         self.dropout = nn.Dropout(dropout)
-        self.batch_first = batch_first
 
-    def forward(
-        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
+    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, Sequence[int]]:
+        """``(h, c)``, each ``[num_layers, B, H]``."""
+        return dict.fromkeys("hc", (len(self.layers), *batch, self.hidden_size))
+
+    def run(
+        self, x: Tensor, state: State | None, lengths: Tensor | None, valid: Tensor | None
     ) -> tuple[Tensor, State]:
-        """Run over a sequence; ``state`` is ``(h, c)``, each ``[num_layers, B, H]``."""
-        x = x.transpose(0, 1) if self.batch_first else x
+        """One layer after the other."""
         states = []
         for i, lstm in enumerate(self.layers):
             before = None if state is None else (state[0][i : i + 1], state[1][i : i + 1])
@@ -70,8 +77,7 @@ class LSTM(nn.Module):
             output = self.dropout(output)
             x = x + output if self.residual and i else output
             states.append(after)
-        h, c = (torch.cat(parts) for parts in zip(*states, strict=True))
-        return (x.transpose(0, 1) if self.batch_first else x), (h, c)
+        return x, tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
 
 class BNLSTMCell(nn.Module):
@@ -100,7 +106,9 @@ class BNLSTMCell(nn.Module):
             nn.init.constant_(norm.weight, 0.1)  # section 4: 1 would saturate tanh
         nn.init.constant_(self.bias.data[:hidden_size], 1.0)  # remember at first
 
-    def forward(self, x: Tensor, state: State, span: Span) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor], span: Span
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over ``x`` ``[T, B, F]`` from ``(h, c)``, each ``[B, H]``."""
         h, c = state
         norms = (self.input_norm, self.hidden_norm, self.cell_norm)
@@ -124,7 +132,7 @@ class BNLSTMCell(nn.Module):
         return torch.stack(outputs), (h, c)
 
 
-class BNLSTM(nn.Module):
+class BNLSTM(Baseline):
     """Layers of the batch-normalised LSTM (Cooijmans et al., 2017); arguments as `LSTM`'s.
 
     Training needs at least two sequences: a ValueError says so.
@@ -140,29 +148,25 @@ class BNLSTM(nn.Module):
         dropout: float = 0.0,
         batch_first: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(input_size, batch_first=batch_first)
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(BNLSTMCell(size, hidden_size) for size in sizes)
         self.hidden_size = hidden_size
         self.residual = stacking == "residual"
         self.dropout = nn.Dropout(dropout)
-        self.batch_first = batch_first
 
-    def forward(
-        self, x: Tensor, state: BNState | None = None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, BNState]:
-        """Run over a sequence.
+    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, Sequence[int]]:
+        """``(h, c, steps)``: two ``[num_layers, B, H]``, and the steps each sequence has seen.
 
-        Args:
-            x: ``[T, B, F]``, or ``[B, T, F]`` with ``batch_first``.
-            state: ``(h, c, steps)``: two ``[num_layers, B, H]``, and the steps each sequence has
-                seen, ``[B]``, by which statistics are found.
-            lengths: Valid steps of each sequence, ``[B]``.
-
-        Raises:
-            ValueError: If a batch of one sequence is to train.
+        Statistics are found by ``steps``, ``[B]``.
         """
-        x = x.transpose(0, 1) if self.batch_first else x
+        part = (len(self.layers), *batch, self.hidden_size)
+        return {"h": part, "c": part, "steps": batch}
+
+    def run(
+        self, x: Tensor, state: State | None, lengths: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """One layer after the other."""
         T, B, _ = x.shape
         if self.training and B == 1:
             raise ValueError("training with batch norm needs a batch of at least 2, got 1")
@@ -170,9 +174,8 @@ class BNLSTM(nn.Module):
             zeros = x.new_zeros(len(self.layers), B, self.hidden_size)
             state = (zeros, zeros, torch.zeros(B, dtype=torch.long, device=x.device))
         h, c, first = state
-        span = _span(first, T, lengths, self.training)
-        if span.valid is not None:  # what stands there, even NaN, must not reach a gradient
-            x = x.masked_fill(~span.valid[..., None], 0.0)
+        running = (B,) * T if valid is None else tuple(valid.sum(1).tolist())
+        span = Span(first, T, 1, valid, running, self.training)
         states = []
         for i, layer in enumerate(self.layers):
             output, after = layer(x, (h[i], c[i]), span)
@@ -180,23 +183,13 @@ class BNLSTM(nn.Module):
             x = x + output if self.residual and i else output
             states.append(after)
         h, c = (torch.stack(parts) for parts in zip(*states, strict=True))
-        seen = first + (T if lengths is None else lengths.to(first))
-        return (x.transpose(0, 1) if self.batch_first else x), (h, c, seen)
-
-
-def _span(first: Tensor, T: int, lengths: Tensor | None, training: bool) -> Span:
-    B = first.shape[0]
-    valid, running = None, (B,) * T
-    if lengths is not None:
-        valid = torch.arange(T, device=first.device)[:, None] < lengths.to(first.device)
-        running = tuple(valid.sum(1).tolist())
-    return Span(first, T, 1, valid, running, training)
+        return x, (h, c, first + (T if lengths is None else lengths))
 
 
 CELLS_IN_BLOCK = 3
 
 
-class StackedResidualBiLSTM(nn.Module):
+class StackedResidualBiLSTM(Baseline):
     """Blocks of three bidirectional LSTM cells with residual connections (Chevalier, 2016).
 
     With three blocks this is the network of 18 cells (3 x 3, in both directions) that the LARNN
@@ -224,28 +217,31 @@ class StackedResidualBiLSTM(nn.Module):
         dropout: float = 0.0,
         batch_first: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(input_size, batch_first=batch_first)
         if hidden_size % 2:
             raise ValueError(
                 "hidden_size of a residual-bi-lstm must be even, half for each direction, "
                 f"got {hidden_size}"
             )
+        self.hidden_size = hidden_size
         sizes = [input_size] + [hidden_size] * (num_layers * CELLS_IN_BLOCK - 1)
         self.cells = nn.ModuleList(
             nn.LSTM(size, hidden_size // 2, bidirectional=True) for size in sizes
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_size) for _ in range(num_layers))
         self.dropout = nn.Dropout(dropout)
-        self.batch_first = batch_first
 
-    def forward(
-        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Run over a sequence; ``state`` is ``(h, c)``, each ``[cells x 2, B, H / 2]``.
+    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, Sequence[int]]:
+        """``(h, c)``, each ``[cells x 2, B, H / 2]``.
 
         The second direction starts at the end, so a sequence fed in pieces is not one fed whole.
         """
-        x = x.transpose(0, 1) if self.batch_first else x
+        return dict.fromkeys("hc", (2 * len(self.cells), *batch, self.hidden_size // 2))
+
+    def run(
+        self, x: Tensor, state: State | None, lengths: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """One block after the other."""
         states = []
         for i, cell in enumerate(self.cells):
             here = slice(2 * i, 2 * i + 2)
@@ -253,17 +249,14 @@ class StackedResidualBiLSTM(nn.Module):
             output, after = _run(cell, x, before, lengths)  # type: ignore[arg-type]  # list of LSTMs
             x = output if i % CELLS_IN_BLOCK == 0 else x + output
             if i % CELLS_IN_BLOCK == CELLS_IN_BLOCK - 1:
-                x = self.dropout(self._normalise(self.norms[i // CELLS_IN_BLOCK], x, lengths))
+                x = self.dropout(self._normalise(self.norms[i // CELLS_IN_BLOCK], x, valid))
             states.append(after)
-        h, c = (torch.cat(parts) for parts in zip(*states, strict=True))
-        return (x.transpose(0, 1) if self.batch_first else x), (h, c)
+        return x, tuple(torch.cat(parts) for parts in zip(*states, strict=True))
 
-    def _normalise(self, norm: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _normalise(self, norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
         """Batch norm over the valid steps of ``x`` ``[T, B, H]``; the others stay 0."""
-        if lengths is None:
+        if valid is None:
             return norm(x.flatten(0, 1)).view_as(x)  # type: ignore[no-any-return]  # untyped module
-        steps = torch.arange(x.shape[0], device=x.device)
-        valid = steps[:, None] < lengths.to(x.device)
         result = torch.zeros_like(x)
         result[valid] = norm(x[valid])
         return result

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model import fused
+from model.call import check_input, check_lengths, check_state
 from model.cell import LARNNCell, Trace
 from model.config import ModelConfig
 from model.norm import Span, StepBatchNorm
@@ -271,41 +272,17 @@ class LARNN(nn.Module):
 
     def _check(self, x: Tensor, state: LARNNState | None, lengths: Tensor | None) -> None:
         """Refuse what does not fit, before anything is computed."""
-        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
-            layout = "[B, T, F]" if self.batch_first else "[T, B, F]"
-            raise ValueError(
-                f"x must be {layout} or [T, F] with F = {self.input_size}, got {list(x.shape)}"
-            )
-        if 0 in x.shape:
-            raise ValueError(f"x must hold at least one step and one sequence, got {list(x.shape)}")
-        batch: tuple[int, ...] = ()
-        length = x.shape[0]
-        if x.dim() == 3:
-            length, size = x.shape[:2][:: -1 if self.batch_first else 1]
-            batch = (size,)
+        length, batch = check_input(x, self.input_size, batch_first=self.batch_first)
         self._check_type("x", x)
         if state is not None:
             L, K, H = self.config.num_layers, self.config.window_size, self.hidden_size
-            for name, shape in zip(
-                LARNNState._fields, ((L, *batch, H), (L, K, *batch, H), batch), strict=True
-            ):
-                if (found := getattr(state, name).shape) != shape:
-                    raise ValueError(
-                        f"state.{name} must be {list(shape)} for this x, got {list(found)}"
-                    )
+            check_state(
+                state, {"hidden": (L, *batch, H), "queue": (L, K, *batch, H), "steps": batch}
+            )
             self._check_type("state.hidden", state.hidden)
             self._check_type("state.queue", state.queue)
         if lengths is not None:
-            if lengths.shape != batch or not batch or lengths.is_floating_point():
-                raise ValueError(
-                    "lengths must be whole numbers [B], one for each sequence of a batch, "
-                    f"got {lengths.dtype} {list(lengths.shape)}"
-                )
-            if int(lengths.min()) < 0 or int(lengths.max()) > length:
-                raise ValueError(
-                    f"lengths must lie between 0 and the {length} steps of x, "
-                    f"got {int(lengths.min())} to {int(lengths.max())}"
-                )
+            check_lengths(lengths, length, batch)
 
     def _check_type(self, name: str, value: Tensor) -> None:
         """Refuse another type or device than the parameters'; autocast takes any floating type."""

@@ -156,3 +156,65 @@ def test_the_papers_residual_network_has_18_cells():
     assert sum(2 if cell.bidirectional else 1 for cell in layer.cells) == 18
     with pytest.raises(ValueError, match="must be even, half for each direction, got 5"):
         StackedResidualBiLSTM(I, 5)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_unbatched_sequence_is_one_of_a_batch(kind, batch_first):
+    layer = LAYERS[kind](batch_first=batch_first).double().eval()
+    x = torch.randn(T, I).double()
+    layer.batch_first = False
+    output, state = layer(x[:, None])
+    again, again_state = layer(x[:, None], state)
+    layer.batch_first = batch_first
+    alone, alone_state = layer(x)
+    torch.testing.assert_close(alone, output[:, 0])
+    for found, wanted in zip(alone_state[:2], state[:2], strict=True):
+        torch.testing.assert_close(found, wanted[:, 0])
+    alone, alone_state = layer(x, alone_state)
+    torch.testing.assert_close(alone, again[:, 0])
+    for found, wanted in zip(alone_state[2:], again_state[2:], strict=True):
+        assert found == wanted[0] == 2 * T
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sequence_of_no_steps_changes_nothing(layer, training):
+    layer.train(training)
+    x, lengths = torch.randn(T, B, I).double(), torch.tensor([4, 0, 7, 0])
+    x[:, 1] = torch.nan
+    x.requires_grad_()
+    _, before = layer(torch.randn(T, B, I).double())
+    output, state = layer(x, lengths=lengths)
+    assert (output[:, lengths == 0] == 0).all()
+    for part in state[:2]:
+        assert (part[:, lengths == 0] == 0).all()
+    output, after = layer(x, before, lengths=lengths)
+    for found, wanted in zip(after[:2], before[:2], strict=True):
+        assert torch.equal(found[:, lengths == 0], wanted[:, lengths == 0])
+    output.sum().backward()
+    assert (x.grad[:, lengths == 0] == 0).all()
+    assert all(weight.grad.isfinite().all() for weight in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_wrong_inputs_are_refused(kind):
+    layer, x = LAYERS[kind](), torch.randn(T, B, I)
+    with pytest.raises(
+        ValueError, match=r"x must be \[T, B, F\] or \[T, F\] with F = 3, got \[7, "
+    ):
+        layer(x[..., :2])
+    with pytest.raises(ValueError, match="at least one step and one sequence"):
+        layer(x[:, :0])
+    with pytest.raises(
+        ValueError, match="lengths must lie between 0 and the 7 steps of x, got 1 to 8"
+    ):
+        layer(x, lengths=torch.tensor([8, 1, 7, 7]))
+    with pytest.raises(ValueError, match=r"lengths must be whole numbers \[B\]"):
+        layer(x, lengths=torch.tensor([7, 7]))
+    _, state = layer(x)
+    with pytest.raises(
+        ValueError, match=r"state.h must be \[\d+, 2, \d\] for this x, got \[\d+, 4, "
+    ):
+        layer(x[:, :2], state)
+    with pytest.raises(ValueError, match=r"state must be \(h, c.*\), got 1 parts"):
+        layer(x, state[:1])
