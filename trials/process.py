@@ -27,6 +27,11 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+"""Lets glibc keep freed memory for the next training step. By default it hands large blocks back at
+every step, and a third of an LSTM's time goes into page faults (benchmarks/layers.md)."""
+WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Lets OpenMP's idle threads sleep. By default they spin, and hold a core that others need."""
 LOG_HEAD_BYTES = 64 << 10
 LOG_TAIL_BYTES = 192 << 10
 
@@ -66,12 +71,15 @@ class BoundedLog:
 def child_environment(environment: Mapping[str, str], device: str, threads: int) -> dict[str, str]:
     """The environment of a child: no way to the database, its threads, and its own GPU alone.
 
+    `KEEP_MEMORY` and `WAIT_ASLEEP` are its settings where the worker's environment has no others.
+
     Args:
         environment: The worker's.
         device: The slot's: ``"cpu"``, or ``"cuda:"`` and a number or UUID as nvidia-smi names it.
         threads: CPU threads of each trial.
     """
-    result = {k: v for k, v in environment.items() if not k.startswith("LARNN_MONGO_")}
+    kept = {k: v for k, v in environment.items() if not k.startswith("LARNN_MONGO_")}
+    result = KEEP_MEMORY | WAIT_ASLEEP | kept
     result.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     result["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
     result["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's order

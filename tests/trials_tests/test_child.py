@@ -13,7 +13,14 @@ from tests.trials_tests.working import eventually, is_alive, promised
 from trials.failures import death, kernel_oom_kills, outcome_of
 from trials.pipe import LENGTHS, FrameBuffer, encode_header
 from trials.plain import plain, plain_number
-from trials.process import BoundedLog, ChildGoneError, ChildProcess, child_environment
+from trials.process import (
+    KEEP_MEMORY,
+    WAIT_ASLEEP,
+    BoundedLog,
+    ChildGoneError,
+    ChildProcess,
+    child_environment,
+)
 from trials.trial import Failure, FailureKind, TrialState
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +128,13 @@ def test_the_environment_names_one_gpu_and_no_database():
     assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "3"
     assert not [name for name in found if name.startswith("LARNN_MONGO_")]
     assert child_environment(before, "cpu", 1)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_environment_suits_training_unless_the_user_set_otherwise():
+    settings = KEEP_MEMORY | WAIT_ASLEEP
+    assert child_environment({}, "cpu", 1).items() >= settings.items()
+    own = {"MALLOC_TRIM_THRESHOLD_": "131072", "OMP_WAIT_POLICY": "ACTIVE"}
+    assert child_environment(own, "cpu", 1).items() >= (settings | own).items()
 
 
 def test_frames_survive_any_cut():
