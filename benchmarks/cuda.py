@@ -1,7 +1,7 @@
 """Time of a training step on a GPU beside cuDNN's LSTM.
 
 ``python -m benchmarks.cuda`` prints a table. A step is forward, backward and Adam at the shape of
-``benchmarks.layers``; layers take turns, medians count, and the GPU is waited for.
+``benchmarks.steps``; layers take turns, medians count, and the GPU is waited for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.layers import BATCH, FEATURES, HEADS, HIDDEN, LAYERS, TIME, WINDOW
+from benchmarks.steps import BATCH, FEATURES, HEADS, HIDDEN, LAYERS, TIME, WINDOW
 from model.baselines import BNLSTM, LSTM, StackedResidualBiLSTM
 from model.layer import LARNN
 

@@ -1,26 +1,35 @@
 """Time and memory of the LARNN beside `torch.nn.LSTM` and the baselines.
 
-``python -m benchmarks.layers`` prints the tables and writes them to ``benchmarks/layers.md``.
-A step is forward, backward and Adam. Layers of one row take turns in one process, and medians
-count; peak memory is ``ru_maxrss`` of one process each, imports included.
+``python -m benchmarks.layers`` prints the tables and writes them to ``benchmarks/layers.md``. What
+a table compares takes turns, and medians count; peak memory is ``ru_maxrss`` of one process each,
+imports included.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
-import resource
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-FEATURES, HIDDEN, HEADS, LAYERS = 9, 81, 27, 3
-TIME, BATCH, WINDOW = 128, 256, 38
+from benchmarks.steps import (
+    BATCH,
+    FEATURES,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    ROUNDS,
+    TIME,
+    WINDOW,
+    Case,
+    measure_company,
+    measure_peak,
+    measure_times,
+)
+from trials.process import KEEP_MEMORY, WAIT_ASLEEP
+
 REPORT = Path(__file__).with_suffix(".md")
 NAMES = {
     "lstm": "`nn.LSTM`",
@@ -29,80 +38,8 @@ NAMES = {
     "bn-lstm": "`BNLSTM`",
     "residual-bi-lstm": "`StackedResidualBiLSTM`, H 82",
 }
-# Keep freed memory in the process: by default glibc hands large blocks back at every step, and a
-# third of an LSTM's time goes into page faults.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-
-
-def make_step(name: str, steps: int, batch: int, window: int) -> Callable[[], object]:
-    """One training step of a layer of the benchmark's shape."""
-    import torch
-
-    from model.baselines import BNLSTM, StackedResidualBiLSTM
-    from model.layer import LARNN
-
-    torch.manual_seed(0)
-    if name == "lstm":
-        layer: torch.nn.Module = torch.nn.LSTM(FEATURES, HIDDEN, LAYERS)
-    elif name == "bn-lstm":
-        layer = BNLSTM(FEATURES, HIDDEN, LAYERS)
-    elif name == "residual-bi-lstm":
-        layer = StackedResidualBiLSTM(FEATURES, HIDDEN + 1, LAYERS)
-    else:
-        layer = LARNN(
-            FEATURES,
-            HIDDEN,
-            LAYERS,
-            num_heads=HEADS,
-            window_size=window,
-            mode="residual",
-            stacking="residual",
-            attention_activation="elu",
-            norm="batch",
-            backend=name.removeprefix("larnn-"),
-        )
-    optimizer = torch.optim.Adam(layer.parameters())
-    x = torch.randn(steps, batch, FEATURES)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        layer(x)[0][-1].square().mean().backward()
-        optimizer.step()
-
-    return step
-
-
-def measure_times(
-    names: list[str], steps: int, batch: int, window: int, rounds: int
-) -> dict[str, float]:
-    """Median seconds of a step of each layer, taking turns after a warm-up."""
-    step_of = {name: make_step(name, steps, batch, window) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_number in range(rounds + 1):
-        for name, step in step_of.items():
-            begin = time.perf_counter()
-            step()
-            if round_number > 0:
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def measure_peak(names: list[str], steps: int, batch: int, window: int) -> dict[str, float]:
-    """Peak memory in MB of this process after a few steps of one layer."""
-    step = make_step(names[0], steps, batch, window)
-    for _ in range(3):
-        step()
-    return {names[0]: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-
-
-def in_a_process(what: str, names: list[str], size: tuple[int, int, int], **settings: str) -> dict:
-    """Run one measurement in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.layers", what, ",".join(names)]
-    command += [str(number) for number in size]
-    answer = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | settings
-    )
-    return json.loads(answer.stdout.splitlines()[-1])
+PATHS = tuple(NAMES)[:3]
+LETTERS = {"steps": "T", "window": "K", "batch": "B"}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -111,38 +48,80 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def beside_lstm(seconds: Sequence[float]) -> list[str]:
+    """Cells of a row: an LSTM's seconds, then seconds and ratio of each other."""
+    lstm, *others = seconds
+    cells = [f"{lstm:.3f}"]
+    for value in others:
+        cells += [f"{value:.3f}", f"{value / lstm:.2f}"]
+    return cells
+
+
+HEAD_BESIDE = ["`nn.LSTM` s", "fused s", "ratio", "PyTorch s", "ratio"]
+
+
 def compare_layers() -> str:
     """All layers at one shape, under both settings of the allocator."""
-    names, size = list(NAMES), (TIME, BATCH, WINDOW)
-    default = in_a_process("time", names, size)
-    keeping = in_a_process("time", names, size, **KEEP_MEMORY)
-    peaks = {name: in_a_process("memory", [name], size)[name] for name in names}
+    cases = [Case(name) for name in NAMES]
+    settings = (measure_times(cases), measure_times(cases, os.environ | KEEP_MEMORY))
+    peaks = {case: measure_peak(case) for case in cases}
     rows = []
-    for name in names:
-        row = [NAMES[name]]
-        for seconds in (default, keeping):
-            row += [f"{seconds[name]:.3f}", f"{seconds[name] / seconds['lstm']:.1f}"]
-        rows.append([*row, f"{peaks[name]:.0f}", f"{peaks[name] / peaks['lstm']:.1f}"])
-    head = ["layer", "s", "ratio", "s, keeping memory", "ratio", "peak MB", "ratio"]
-    return table(head, rows)
-
-
-def compare_sizes() -> str:
-    """LARNN and LSTM over time, window and batch."""
-    names = ["lstm", "larnn-fused", "larnn-torch"]
-    sizes = [(TIME, BATCH, WINDOW)]
-    sizes += [(steps, BATCH, WINDOW) for steps in (32, 64, 256)]
-    sizes += [(TIME, BATCH, window) for window in (1, 10, 100)]
-    sizes += [(TIME, batch, WINDOW) for batch in (32, 64, 128)]
-    rows = []
-    for size in sizes:
-        seconds = in_a_process("time", names, size)
-        row = [str(number) for number in size] + [f"{seconds['lstm']:.3f}"]
-        for name in names[1:]:
-            row += [f"{seconds[name]:.3f}", f"{seconds[name] / seconds['lstm']:.1f}"]
+    for case in cases:
+        row = [NAMES[case.name]]
+        for found in (*settings, peaks):
+            digits = 0 if found is peaks else 3
+            row += [f"{found[case]:.{digits}f}", f"{found[case] / found[cases[0]]:.2f}"]
         rows.append(row)
-    head = ["T", "B", "K", "`nn.LSTM` s", "fused s", "ratio", "PyTorch s", "ratio"]
-    return table(head, rows)
+    return table(["layer", "s", "ratio", "s, keeping memory", "ratio", "peak MB", "ratio"], rows)
+
+
+def compare_sizes(field: str, values: Sequence[int]) -> str:
+    """LARNN and LSTM over one size; all of it takes turns, so that rows compare as well."""
+    rows_of = {value: [Case(name, **{field: value}) for name in PATHS] for value in values}
+    seconds = measure_times([case for cases in rows_of.values() for case in cases])
+    rows = []
+    for value, cases in rows_of.items():
+        peaks = [f"{measure_peak(case):.0f}" for case in cases]
+        rows.append([str(value), *beside_lstm([seconds[case] for case in cases]), *peaks])
+    peaks_head = ["`nn.LSTM` peak MB", "fused", "PyTorch"]
+    return table([LETTERS[field], *HEAD_BESIDE, *peaks_head], rows)
+
+
+def compare_positions() -> str:
+    """Both paths without and with positional encoding."""
+    cases = [Case(name, positions=kind) for name in PATHS[1:] for kind in ("none", "static")]
+    seconds = measure_times(cases)
+    rows = []
+    for without, encoded in zip(cases[::2], cases[1::2], strict=True):
+        ratio = seconds[encoded] / seconds[without]
+        peaks = [f"{measure_peak(case):.0f}" for case in (without, encoded)]
+        times = [f"{seconds[case]:.3f}" for case in (without, encoded)]
+        rows.append([NAMES[without.name], *times, f"{ratio:.2f}", *peaks])
+    return table(["layer", "s without", "s with", "ratio", "peak MB without", "with"], rows)
+
+
+def compare_threads() -> str:
+    """LARNN and LSTM on one thread and on two, OpenMP's spinning while they wait, or asleep."""
+    rows = []
+    for threads, waiting in ((1, {}), (2, {}), (2, WAIT_ASLEEP)):
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | waiting
+        seconds = measure_times([Case(name) for name in PATHS], environment)
+        about = f"{threads}, waiting asleep" if waiting else str(threads)
+        rows.append([about, *beside_lstm(list(seconds.values()))])
+    return table(["threads", *HEAD_BESIDE], rows)
+
+
+def compare_company() -> str:
+    """What a training loses to another on the other core."""
+    seconds = measure_company(PATHS)
+    losses = {name: together / alone - 1 for name, (alone, together) in seconds.items()}
+    rows = []
+    for name, times in seconds.items():
+        beyond = losses[name] - losses["lstm"]
+        rows.append(
+            [NAMES[name], *(f"{t:.3f}" for t in times), f"{losses[name]:+.0%}", f"{beyond:+.0%}"]
+        )
+    return table(["layer", "s alone", "s in company", "loses", "beyond `nn.LSTM`"], rows)
 
 
 def machine() -> str:
@@ -150,47 +129,72 @@ def machine() -> str:
     import torch
 
     allocator = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")} or "default"
+    about = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    models = [line.partition(": ")[2] for line in about.splitlines() if "model name" in line]
     return (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.libc_ver()[0]} "
-        f"{platform.libc_ver()[1]}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}; allocator settings: {allocator}"
+        f"{models[0] if models else platform.processor()} ({platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores), "
+        f"{torch.get_num_threads()} threads, {' '.join(platform.libc_ver())}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}; "
+        f"allocator settings: {allocator}"
     )
 
 
 def main() -> None:
-    """Measure everything, or, with arguments, one thing for the parent process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("time", "memory"))
-    parser.add_argument("names", nargs="?", default="")
-    parser.add_argument("size", nargs="*", type=int, metavar="T B K")
-    arguments = parser.parse_args()
-    names = arguments.names.split(",")
-    if arguments.what == "time":
-        print(json.dumps(measure_times(names, *arguments.size, rounds=5)))
-    elif arguments.what == "memory":
-        print(json.dumps(measure_peak(names, *arguments.size)))
-    else:
-        shape = f"F {FEATURES}, H {HIDDEN}, {HEADS} heads, {LAYERS} layers"
-        report = f"""# Layers: time and memory of a training step
-
-`make bench` made this on {machine()}.
-
-Forward, backward and Adam in float32; {shape}, residual mode and stacking, ELU, batch norm. Medians
-of five rounds, the layers taking turns in one process; ratios are to `nn.LSTM` in that process.
-Peak memory: `ru_maxrss` of a process that trains one layer, imports included.
-
-## All layers, T {TIME}, B {BATCH}, window {WINDOW}
+    """Measure everything."""
+    began = time.monotonic()
+    settings, sleep = (
+        ", ".join(f"`{name}={value}`" for name, value in part.items())
+        for part in (KEEP_MEMORY, WAIT_ASLEEP)
+    )
+    tables = f"""## All layers, T {TIME}, B {BATCH}, window {WINDOW}
 
 {compare_layers()}
 
-Keeping memory: {", ".join(f"`{name}={value}`" for name, value in KEEP_MEMORY.items())}.
+Keeping memory, as workers tell their children to: {settings}.
 
-## Over time, batch and window
+## Over time
 
-{compare_sizes()}
+{compare_sizes("steps", (32, 64, TIME, 256, 512))}
+
+## Over the window
+
+{compare_sizes("window", (1, 10, WINDOW, 100))}
+
+## Over the batch
+
+{compare_sizes("batch", (32, 64, 128, BATCH))}
+
+## Positional encoding
+
+{compare_positions()}
+
+## Threads
+
+{compare_threads()}
+
+Waiting asleep, as workers tell their children to: {sleep}.
+
+## Two trainings at once
+
+Two processes of one thread each, in the environment that workers give their children.
+
+{compare_company()}
 """
-        REPORT.write_text(report)
-        print(report)
+    shape = f"F {FEATURES}, H {HIDDEN}, {HEADS} heads, {LAYERS} layers"
+    report = f"""# Layers: time and memory of a training step
+
+`make bench` made this in {(time.monotonic() - began) / 60:.0f} minutes on {machine()}.
+
+Forward, backward and Adam in float32; {shape}, residual mode and stacking, ELU, batch norm;
+T {TIME}, B {BATCH}, window {WINDOW} where nothing else is said. Medians of {ROUNDS} rounds, in
+which all of a table takes turns in one process (one for each allocator or number of threads);
+ratios are to `nn.LSTM` there. Peak memory: `ru_maxrss` of a process that trains one layer, imports
+included.
+
+{tables}"""
+    REPORT.write_text(report)
+    print(report)
 
 
 if __name__ == "__main__":
