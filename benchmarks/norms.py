@@ -3,8 +3,8 @@
     python -m benchmarks.norms [SEEDS]
 
 Each training is short and real: every second window of `har`'s training people, every second time
-step, 6 epochs. Both modes then see the same training windows and the final weights; training mode
-measures each batch and learns nothing.
+step, 6 epochs. Both modes then see the same training windows and the best epoch's weights; training
+mode measures each batch and learns nothing.
 """
 
 import dataclasses

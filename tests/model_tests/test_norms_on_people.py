@@ -23,9 +23,17 @@ def people():
     ).every(4)
 
 
-@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
-def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(norm, people):
-    attention_norm = {"none": "none"}.get(norm, norm)
+@pytest.mark.parametrize(
+    ("norm", "attention_norm"),
+    [
+        ("none", "none"),
+        ("layer", "none"),
+        ("layer", "layer"),
+        ("batch", "none"),
+        ("batch", "batch"),
+    ],
+)
+def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(norm, attention_norm, people):
     config = TrialConfig.from_params(
         {"norm": norm, "attention_norm": attention_norm, "num_layers": 2, "epochs": 4,
          "batch_size": 32, "learning_rate": 0.01, "time_stride": 4}
