@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP_TORCH_INDEX = $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
 .DEFAULT_GOAL := help
-.PHONY: help check-machine install search test test-compose chaos secrets lint format bench bench-queue bench-search clean
+.PHONY: help check-machine install search test test-compose chaos secrets lint format bench bench-cuda bench-queue bench-search clean
 
 help: check-machine
 	@echo 'make install   set up .venv with everything, pinned'
@@ -17,6 +17,7 @@ help: check-machine
 	@echo 'make test-compose  build the image and try docker-compose.yml'
 	@echo 'make lint      ruff, mypy, import-linter'
 	@echo 'make bench     speed against torch.nn.LSTM'
+	@echo 'make bench-cuda  the same on a GPU, against cuDNN'
 	@echo 'make bench-queue  speed of the queue'
 	@echo 'make bench-search  is the search any good: against Hyperopt, Optuna, random search'
 	@echo 'make chaos     break everything for ten minutes: nothing may be lost'
@@ -78,6 +79,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.layers
+
+bench-cuda: $(STAMP)
+	$(BIN)/python -m benchmarks.cuda
 
 bench-queue: $(STAMP)
 	$(BIN)/python -m benchmarks.queue

@@ -1,7 +1,8 @@
 """Time of a training step on a GPU beside cuDNN's LSTM.
 
-``python -m benchmarks.cuda`` prints a table. A step is forward, backward and Adam at the shape of
-``benchmarks.steps``; layers take turns, medians count, and the GPU is waited for.
+``make bench-cuda`` (``python -m benchmarks.cuda``) prints a table. A step is forward, backward and
+Adam at the shape of ``benchmarks.steps``; layers take turns, medians count, and the GPU is waited
+for.
 """
 
 from __future__ import annotations
@@ -55,15 +56,20 @@ def seconds(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def main(device: str) -> None:
+def measure(device: str, rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of a step of each layer, cuDNN's LSTM first."""
     steps = {name: make_step(layer, device) for name, layer in make_layers().items()}
     took: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_UP + ROUNDS):
+    for turn in range(WARM_UP + rounds):
         for name, step in steps.items():
             spent = seconds(step, device)
             if turn >= WARM_UP:
                 took[name].append(spent)
-    medians = {name: statistics.median(times) for name, times in took.items()}
+    return {name: statistics.median(times) for name, times in took.items()}
+
+
+def main(device: str) -> None:
+    medians = measure(device)
     first = next(iter(medians.values()))
     print(f"{torch.cuda.get_device_name() if device == 'cuda' else device}, "
           f"torch {torch.__version__}: T {TIME}, B {BATCH}, H {HIDDEN}, {LAYERS} layers, "

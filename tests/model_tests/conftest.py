@@ -1,11 +1,15 @@
 """Settings that several of the model's tests share."""
 
+import os
 import shlex
 
 import pytest
 import torch
 
 from model.fused import build
+
+# cuBLAS asks for it before its first product, if any test is to compute deterministically.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture
@@ -27,3 +31,22 @@ def compiler():
         return shlex.join(build.find_compiler())
     except build.BuildError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            ],
+        ),
+    ]
+)
+def device(request):
+    """The CPU, and a GPU where there is one: what the test makes is made there."""
+    torch.set_default_device(request.param)
+    yield request.param
+    torch.set_default_device(None)
