@@ -61,7 +61,7 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
         "budget": budget,
         **dict(zip(("expected_loss", "expected_interval"), _expected(data, budget), strict=True)),
         "test_accuracy": look.get("test_accuracy"),
-        "test_interval": _wilson(look),
+        "test_interval": _test_interval(look),
     }
 
 
@@ -89,11 +89,13 @@ def _test_look(data: StudyData) -> Mapping[str, Any]:
     return looks[-1] if looks else {}
 
 
-def _wilson(look: Mapping[str, Any]) -> Interval | None:
-    """95 % interval of a share of sequences (Wilson 1927)."""
+def _test_interval(look: Mapping[str, Any]) -> Interval | None:
     share, count = look.get("test_accuracy"), look.get("test_sequences")
-    if share is None or not count:
-        return None
+    return None if share is None or not count else wilson(share, count)
+
+
+def wilson(share: float, count: int) -> Interval:
+    """95 % interval of a share of ``count`` sequences (Wilson 1927)."""
     middle = share + Z95**2 / (2 * count)
     reach = Z95 * float(np.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2)))
     return (middle - reach) / (1 + Z95**2 / count), (middle + reach) / (1 + Z95**2 / count)

@@ -1,208 +1,307 @@
-"""Which settings move the loss: functional ANOVA of a study's trials, with intervals.
+"""Which settings move the loss, alone and in pairs, and how: functional ANOVA, with intervals.
 
-The shares are those of fANOVA (Hutter, Hoos, Leyton-Brown 2014) as Optuna computes them: how much
-of the loss' variance over the searched ranges one setting explains by itself. optuna is imported
-when it is needed: it belongs to the extra ``analysis``.
+Shares are those of fANOVA (Hutter, Hoos, Leyton-Brown 2014): how much of the loss' variance over
+the searched ranges a setting explains by itself, or a pair beyond its two. `search.forest` takes
+forests apart; here they are grown, anew for each draw of trials and each shuffle of losses.
 """
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import functools
+import hashlib
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search.forest import Effects, Grid, grow
 from search.parameter import Parameter
 from search.plot_style import loss_limits
+from search.results import judged
 from search.space import Space
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
-
-Shares = dict[str, float]
-METHODS = ("fanova", "ped-anova")
 FEW_TRIALS = 40
-"""Complete trials below which shares mostly show chance."""
+"""Trials below which shares mostly show chance."""
 FEWEST_TRIALS = 8
-"""Complete trials below which no share is worth naming."""
-TREES, DEPTH = 16, 6
-"""Of the forest: small, since it is grown anew for each draw."""
+"""Trials below which no share is worth naming."""
+MOST_TRIALS = 400
+"""What a forest sees of longer studies, drawn evenly: more trials cost time and move little."""
+RESAMPLES = 20
+TREES, TREES_A_DRAW = 32, 5
+"""Of the forest of all trials, and of each that is grown anew for an interval."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each searched setting matters, most first."""
+    """How much settings matter, most first: each alone, or pairs of them together."""
 
     table: pd.DataFrame
-    """Columns ``setting``, ``share`` (0 to 1), ``low`` and ``high`` (90 % bootstrap interval)."""
+    """Columns ``setting`` (or ``first`` and ``second``), ``share`` (0 to 1), ``low`` and ``high``
+    (90 % bootstrap interval), ``trials`` (that have the setting), ``clear``: whether the whole
+    interval lies above what chance gives."""
     chance: float
-    """What 9 in 10 shares stay below when the losses are shuffled, so that no setting matters."""
-    method: str
+    """What 9 in 10 shares (of pairs: the largest one) stay below when the losses are shuffled."""
     trials: int
-    """COMPLETE trials that it rests on."""
+    """COMPLETE and PRUNED trials that it rests on."""
+    pruned: int
+    """How many of these were pruned."""
     warning: str = ""
-    """Why not to lean on it, in one sentence; empty where there is enough to go by."""
+    """Why not to lean on it, in a sentence or two; empty where there is enough to go by."""
 
     @property
     def clear(self) -> list[str]:
         """Settings whose whole interval lies above what chance gives."""
-        return [str(name) for name in self.table["setting"][self.table["low"] > self.chance]]
+        return [str(name) for name in self.table["setting"][self.table["clear"]]]
 
 
 def importance(
-    frame: pd.DataFrame,
-    space: Space,
-    *,
-    method: str = "fanova",
-    resamples: int = 24,
-    seed: int = 0,
+    frame: pd.DataFrame, space: Space, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Importance:
     """Share of the loss' variation that each searched setting explains by itself.
 
     Log ranges count evenly in the logarithm, as they were searched. Losses above the range that the
-    figures show are set to its end: one diverged trial must not decide. Settings that only some
-    trials have are left out of fANOVA (PED-ANOVA takes them). What is left to 1 is interactions of
-    settings.
+    figures show are set to its end: one diverged trial must not decide. A setting that only some
+    trials have (a conditional one) is weighed among these. What is left to 1 is interactions.
 
     Args:
-        frame: `search.results.trials_frame`; its COMPLETE trials count.
+        frame: `search.results.trials_frame`; of it `search.results.judged` counts.
         space: What was searched.
-        method: ``fanova``, or ``ped-anova`` (Watanabe et al. 2023: which settings tell the best
-            tenth of trials from the rest).
         resamples: Draws of the bootstrap; half as many shuffle the losses.
         seed: Of forest and resampling; equal seeds give equal shares.
 
     Raises:
-        ValueError: For an unknown method, or fewer than 8 complete trials.
-        ModuleNotFoundError: Without optuna; the message says what to install.
+        ValueError: With fewer than 8 such trials.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    done = frame[(frame["state"] == "COMPLETE") & np.isfinite(frame["loss"])]
+    groups = _groups(frame, space, resamples, seed)
+    rows, chance = [], []
+    for group in groups:
+        for index in group.own:
+            share, low, high = group.interval(group.alone[:, index])
+            name, trials = group.sample.grid.rows[index].name, group.sample.trials
+            rows.append({"setting": name, "share": share, "low": low, "high": high,
+                         "trials": trials})  # fmt: skip
+            chance += [one.alone[index] for one in group.shuffled]
+    columns = ["setting", "share", "low", "high", "trials"]
+    return _weighed(pd.DataFrame(rows, columns=columns), chance, frame)
+
+
+def interactions(
+    frame: pd.DataFrame, space: Space, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Importance:
+    """Share that each pair of settings explains together, beyond what each explains by itself.
+
+    Args:
+        frame: As for `importance`.
+        space: As for `importance`.
+        resamples: As for `importance`.
+        seed: As for `importance`.
+
+    Raises:
+        ValueError: As `importance`.
+    """
+    rows, chance = [], [0.0] * (resamples // 2)
+    for group in _groups(frame, space, resamples, seed):
+        names = [row.name for row in group.sample.grid.rows]
+        for i, j in itertools.combinations(range(len(names)), 2):
+            if not {i, j} & set(group.own):
+                continue
+            share, low, high = group.interval(group.together[:, i, j])
+            rows.append({"first": names[i], "second": names[j], "share": share, "low": low,
+                         "high": high, "trials": group.sample.trials})  # fmt: skip
+            largest = (float(one.together[i, j]) for one in group.shuffled)
+            chance = [max(pair) for pair in zip(chance, largest, strict=True)]
+    columns = ["first", "second", "share", "low", "high", "trials"]
+    return _weighed(pd.DataFrame(rows, columns=columns), chance, frame)
+
+
+def marginal_effects(
+    frame: pd.DataFrame, space: Space, *, resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """The loss to expect of each value of each setting, all others varied as they were searched.
+
+    Args:
+        frame: As for `importance`.
+        space: As for `importance`.
+        resamples: As for `importance`.
+        seed: As for `importance`.
+
+    Returns:
+        Columns ``setting``, ``value`` (of a wide range: the middle of a part of it), ``loss``,
+        ``low`` and ``high`` (90 % bootstrap interval), ``trials`` (with such a value).
+
+    Raises:
+        ValueError: As `importance`.
+    """
+    rows = []
+    for group in _groups(frame, space, resamples, seed):
+        grid, count = group.sample.grid, group.sample.count
+        curves = np.array([one.curve for one in (group.whole, *group.drawn)])
+        for index in group.own:
+            cells = np.flatnonzero(grid.owner == index)
+            for cell, value in zip(cells, grid.values[index], strict=True):
+                loss, low, high = group.interval(curves[:, cell])
+                rows.append({"setting": grid.rows[index].name, "value": value, "loss": loss,
+                             "low": low, "high": high, "trials": int(count[cell])})  # fmt: skip
+    return pd.DataFrame(rows, columns=["setting", "value", "loss", "low", "high", "trials"])
+
+
+def pair_effect(
+    frame: pd.DataFrame, space: Space, first: str, second: str, *, seed: int = 0
+) -> pd.DataFrame:
+    """The loss to expect of each pair of values of two settings, all others varied.
+
+    Args:
+        frame: As for `importance`.
+        space: As for `importance`.
+        first: A setting's name.
+        second: Another's.
+        seed: As for `importance`.
+
+    Returns:
+        Losses; one row a value of ``first``, one column a value of ``second``.
+
+    Raises:
+        ValueError: As `importance`, or if no trials vary both settings.
+    """
+    for group in _groups(frame, space, RESAMPLES, seed):
+        names = [row.name for row in group.sample.grid.rows]
+        if {first, second} <= set(names) and {first, second} & {names[i] for i in group.own}:
+            grid = group.sample.grid
+            i, j = names.index(first), names.index(second)
+            block = group.whole.surface[np.ix_(grid.owner == i, grid.owner == j)]
+            index, columns = (
+                pd.Index(grid.values[i], name=first),
+                pd.Index(grid.values[j], name=second),
+            )
+            return pd.DataFrame(block, index=index, columns=columns)
+    raise ValueError(f"no trials of this study vary {first} and {second} together")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Trials as forests see them; equal ones have equal keys."""
+
+    key: str
+    grid: Grid = field(compare=False)
+    features: Floats = field(compare=False)
+    losses: Floats = field(compare=False)
+    count: NDArray[np.int_] = field(compare=False)
+    """Trials in each cell, ``[C]``, those left out by `MOST_TRIALS` included."""
+    trials: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Trials that have the same settings, and the forests grown of them."""
+
+    sample: _Sample
+    own: tuple[int, ...]
+    """Indices of the settings that just these trials have."""
+    whole: Effects
+    drawn: tuple[Effects, ...]
+    shuffled: tuple[Effects, ...]
+
+    @property
+    def alone(self) -> Floats:
+        return np.array([one.alone for one in (self.whole, *self.drawn)])
+
+    @property
+    def together(self) -> Floats:
+        return np.array([one.together for one in (self.whole, *self.drawn)])
+
+    @staticmethod
+    def interval(values: Floats) -> tuple[float, float, float]:
+        """The first value, and 90 % of the others around it."""
+        first, drawn = float(values[0]), values[1:]
+        low, high = np.quantile(drawn, [0.05, 0.95]) if len(drawn) else (first, first)
+        return first, min(first, float(low)), max(first, float(high))
+
+
+def _groups(frame: pd.DataFrame, space: Space, resamples: int, seed: int) -> list[_Group]:
+    """All trials with the settings that every one has; then those with each conditional setting."""
+    done = judged(frame)
     if len(done) < FEWEST_TRIALS:
         raise ValueError(
-            f"importance needs at least {FEWEST_TRIALS} COMPLETE trials, found {len(done)}: "
-            "search on"
+            f"importance needs at least {FEWEST_TRIALS} COMPLETE or PRUNED trials, found "
+            f"{len(done)}: search on"
         )
-    rows = [row for row in space.rows if _usable(done, row, method)]
-    trials = _frozen(done, rows)
-    losses = done["loss"].clip(upper=loss_limits(done["loss"])[1]).to_numpy(dtype=float)
-    share = _shares(trials, losses, rows, method, seed)
+    done = done.assign(loss=done["loss"].clip(upper=loss_limits(done["loss"])[1]))
+    varied = [row for row in space.rows if row.name in done and done[row.name].nunique() > 1]
+    having: dict[bytes, list[Parameter]] = {np.full(len(done), True).tobytes(): []}
+    for row in varied:
+        having.setdefault(done[row.name].notna().to_numpy().tobytes(), []).append(row)
+    groups = []
+    for mask, own in having.items():
+        part = done[np.frombuffer(mask, dtype=bool)]
+        rows = [row for row in varied if part[row.name].notna().all()]
+        if own and len(part) >= FEWEST_TRIALS:
+            sample = _sample(part, rows)
+            forests = _forests_of(sample, resamples, seed)
+            groups.append(_Group(sample, tuple(rows.index(row) for row in own), *forests))
+    return groups
+
+
+def _sample(part: pd.DataFrame, rows: Sequence[Parameter]) -> _Sample:
+    grid = Grid(rows)
+    features, losses = grid.encode(part), part["loss"].to_numpy(dtype=float)
+    told = repr(rows).encode(), features.tobytes(), losses.tobytes()
+    key = hashlib.sha256(b"|".join(told)).hexdigest()
+    count = grid.count(features)
+    if len(losses) > MOST_TRIALS:
+        seen = np.random.default_rng(0).choice(len(losses), MOST_TRIALS, replace=False)
+        features, losses = features[seen], losses[seen]
+    return _Sample(key, grid, features, losses, count, len(part))
+
+
+_growing = threading.Lock()
+"""Held while forests grow: figures of the same trials then share them."""
+Forests = tuple[Effects, tuple[Effects, ...], tuple[Effects, ...]]
+
+
+def _forests_of(sample: _Sample, resamples: int, seed: int) -> Forests:
+    with _growing:
+        return _grown(sample, resamples, seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _grown(sample: _Sample, resamples: int, seed: int) -> Forests:
+    """A forest of all trials, some of trials drawn with replacement, some of shuffled losses."""
+    grid, features, losses = sample.grid, sample.features, sample.losses
     draw = np.random.default_rng(seed)
-    picks = (draw.integers(len(done), size=len(done)) for _ in range(resamples))
-    drawn = [_shares([trials[i] for i in pick], losses[pick], rows, method, seed) for pick in picks]
-    shuffles = (draw.permutation(losses) for _ in range(resamples // 2))
-    shuffled = [_shares(trials, order, rows, method, seed) for order in shuffles]
-    chance = [value for one in shuffled for value in one.values()]
-    rows_of_table = [
-        {
-            "setting": name,
-            "share": value,
-            "low": min(value, float(np.quantile([one[name] for one in drawn], 0.05))),
-            "high": max(value, float(np.quantile([one[name] for one in drawn], 0.95))),
-        }
-        for name, value in share.items()
-    ]
-    table = pd.DataFrame(rows_of_table, columns=["setting", "share", "low", "high"])
-    table = table.sort_values("share", ascending=False, ignore_index=True)
-    limit = float(np.quantile(chance, 0.9)) if chance else 0.0
-    return Importance(table, limit, method, len(done), _warning(len(done), len(frame)))
-
-
-def _warning(complete: int, total: int) -> str:
-    if complete >= FEW_TRIALS:
-        return ""
+    picks = [draw.integers(len(losses), size=len(losses)) for _ in range(resamples)]
+    orders = [draw.permutation(losses) for _ in range(resamples // 2)]
+    one = functools.partial(grow, grid, trees=TREES_A_DRAW, seed=seed)
     return (
-        f"{complete} complete trials (of {total}) are too few to rank settings: below {FEW_TRIALS} "
-        "the shares are mostly chance"
+        grow(grid, features, losses, trees=TREES, seed=seed),
+        tuple(one(features[pick], losses[pick]) for pick in picks),
+        tuple(one(features, order) for order in orders),
     )
 
 
-def _usable(done: pd.DataFrame, row: Parameter, method: str) -> bool:
-    """Whether trials say something of a setting: it varies, and fANOVA knows it of every one."""
-    if row.name not in done or done[row.name].nunique() < 2:
-        return False
-    return method == "ped-anova" or bool(done[row.name].notna().all())
+def _weighed(table: pd.DataFrame, chance: Sequence[float], frame: pd.DataFrame) -> Importance:
+    limit = float(np.quantile(chance, 0.9)) if len(chance) else 0.0
+    table = table.sort_values("share", ascending=False, ignore_index=True, kind="stable")
+    table["clear"] = table["low"] > limit
+    done = judged(frame)
+    pruned = int((done["state"] == "PRUNED").sum())
+    return Importance(table, limit, len(done), pruned, _warning(len(done), pruned))
 
 
-def _frozen(done: pd.DataFrame, rows: list[Parameter]) -> list[FrozenTrial]:
-    """The trials as Optuna knows them, without their losses."""
-    optuna = _optuna()
-    distributions = {row.name: _distribution(row) for row in rows}
-    trials = []
-    for values in done[[row.name for row in rows]].to_dict("records"):
-        known = {row.name: _encoded(row, values[row.name]) for row in rows if _has(values, row)}
-        kept = {name: distributions[name] for name in known}
-        trials.append(optuna.create_trial(params=known, distributions=kept, value=0.0))
-    return trials
-
-
-def _has(values: dict[Any, Any], row: Parameter) -> bool:
-    return not pd.isna(values[row.name])
-
-
-def _distribution(row: Parameter) -> BaseDistribution:
-    """A row's range, such that equal lengths were equally likely."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    if row.kind == "choice":
-        return CategoricalDistribution(row.choices)
-    low, high = row.bounds
-    if row.is_integer:  # each whole number has a unit of room
-        low, high = low - 0.5, high + 0.5
-    if row.is_log:
-        low, high = float(np.log(low)), float(np.log(high))
-    return FloatDistribution(low, high)
-
-
-def _encoded(row: Parameter, value: Any) -> Any:
-    if row.kind == "choice":
-        return value.item() if hasattr(value, "item") else value
-    return float(np.log(value)) if row.is_log else float(value)
-
-
-def _shares(
-    trials: list[FrozenTrial],
-    losses: NDArray[np.float64],
-    rows: list[Parameter],
-    method: str,
-    seed: int,
-) -> Shares:
-    """Each setting's share on one set of trials; all 0 where no loss differs."""
-    optuna = _optuna()
-    if np.ptp(losses) == 0:
-        return {row.name: 0.0 for row in rows}
-    study = optuna.create_study()
-    study.add_trials(
-        [
-            optuna.create_trial(params=t.params, distributions=t.distributions, value=float(loss))
-            for t, loss in zip(trials, losses, strict=True)
-        ]
-    )
-    evaluator: Any = optuna.importance.PedAnovaImportanceEvaluator()
-    if method == "fanova":
-        evaluator = optuna.importance.FanovaImportanceEvaluator(
-            n_trees=TREES, max_depth=DEPTH, seed=seed
+def _warning(trials: int, pruned: int) -> str:
+    told = []
+    if trials < FEW_TRIALS:
+        told.append(
+            f"{trials} trials are too few to rank settings: below {FEW_TRIALS} the shares are "
+            "mostly chance."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        found = evaluator.evaluate(study, params=[row.name for row in rows])
-    total = 1.0 if method == "fanova" else sum(found.values()) or 1.0
-    return {row.name: float(found.get(row.name, 0.0)) / total for row in rows}
-
-
-def _optuna() -> Any:
-    try:
-        with warnings.catch_warnings():  # in notebooks, of a progress bar that is not used
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            import optuna
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "importance needs optuna: pip install 'larnn-search[analysis]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
+    if pruned:
+        told.append(
+            f"{pruned} of {trials} trials were pruned and count with the least loss that they "
+            "reached: settings that start slowly look worse than they may end."
+        )
+    return " ".join(told)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model.classifier import SequenceClassifier
 from model.data.dataset import Dataset
 from model.evaluation import Part, TrainedClassifier
+from search.compare import wilson
 from search.source import StudyData, is_file
 from trials.errors import InvalidValueError
 
@@ -103,7 +104,9 @@ def window_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
     """Validation accuracy when the trained cell may look back less far, with no further training.
 
     Returns:
-        Columns ``window_size`` (1, 2, 4, ... up to the trained one) and ``accuracy``.
+        Columns ``window_size`` (1, 2, 4, ... up to the trained one), ``accuracy``, ``low`` and
+        ``high`` (its 95 % Wilson interval; sequences of one person resemble each other, so the
+        truth is wider), ``sequences``.
     """
     config = trained.config.model
     sizes = [2**power for power in range(12) if 2**power < config.window_size]
@@ -117,7 +120,10 @@ def window_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
         ).to(_device(trained))
         cut.load_state_dict(trained.model.state_dict())
         right = part.logits(cut).argmax(1) == part.y
-        rows.append({"window_size": size, "accuracy": float(right.double().mean())})
+        accuracy, count = float(right.double().mean()), len(part.y)
+        low, high = wilson(accuracy, count)
+        rows.append({"window_size": size, "accuracy": accuracy, "low": low, "high": high,
+                     "sequences": count})  # fmt: skip
     return pd.DataFrame(rows)
 
 

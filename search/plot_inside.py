@@ -6,13 +6,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 from numpy.typing import NDArray
 
 from search.plot_style import WIDTH, new_figure, styled
 
 HEAD_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette; used again from the start for more heads."""
+LEAST_SPAN = 0.1
+"""Of an axis of accuracies: one sequence among thousands is not made to look like a fall."""
 Floats = NDArray[np.float64]
 
 
@@ -153,19 +161,30 @@ def window_ablation_curve(ablation: pd.DataFrame, step_s: float) -> Figure:
     """
     figure, axes = new_figure()
     x = ablation["window_size"].to_numpy()
-    axes.plot(x, ablation["accuracy"], "o-", color=HEAD_COLORS[0], lw=2)
-    for size, value in zip(x, ablation["accuracy"], strict=True):
-        axes.annotate(f"{value:.1%}", (size, value), xytext=(0, 8), textcoords="offset points",
-                      ha="center", fontsize=9)  # fmt: skip
+    value, low, high = (ablation[name].to_numpy() for name in ("accuracy", "low", "high"))
+    axes.errorbar(
+        x, value, [value - low, high - value], fmt="o-", color=HEAD_COLORS[0], lw=2, elinewidth=1.4,
+        capsize=4,
+    )  # fmt: skip
+    for size, right, top in zip(x, value, high, strict=True):
+        axes.annotate(f"{100 * right:.1f} %", (size, top), xytext=(0, 5),
+                      textcoords="offset points", ha="center", fontsize=9)  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(x)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda size, _: f"{size:g}\n{size * step_s:.2f} s")
     )
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.margins(y=0.2)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    span = max(high.max() - low.min(), LEAST_SPAN)
+    top = min((high.max() + low.min() + 1.4 * span) / 2, 1 + 0.1 * span)
+    axes.set_ylim(max(0.0, top - 1.4 * span), top)
     axes.set_xlabel("past cells it may attend to (trained with the rightmost)")
     axes.set_ylabel("validation accuracy")
-    axes.set_title("Taking memory away from the trained network")
+    count = int(ablation["sequences"].iloc[0])
+    axes.set_title(f"Taking memory away from the trained network (n = {count:,} sequences)")
+    figure.supxlabel(
+        "bars: 95 % interval over sequences", fontsize=9, color="#666666", x=0.99, ha="right"
+    )
     return figure

@@ -19,14 +19,18 @@ from search.parameter import Parameter, Value
 from search.plot_style import (
     LOSS_COLORS,
     ORDER_COLORS,
+    STATE_MARKERS,
     WIDTH,
     empty_figure,
+    few_values,
     loss_label,
     loss_limits,
     new_figure,
     setting_axis,
     styled,
+    told_trials,
 )
+from search.results import judged
 from search.space import Space
 from search.text import format_value
 
@@ -34,45 +38,54 @@ Floats = NDArray[np.float64]
 COLUMNS = 4
 MOST_BINS = 8
 """Ranges that the heat map cuts a setting into at most."""
+MOST_LEADS = 12
+"""Trials that were the best so far, named beside their colours."""
+OTHERS = "#6F879B"
+"""Of trials that were never the best so far."""
 HIGHLIGHTED = 10
 """Best trials that stand out among side-by-side settings, or a twentieth if that is less."""
-MOST_PLACES = 9
-"""Whole-number settings of so many values are shown like choices."""
 
 
 @styled
 def loss_against_settings(frame: pd.DataFrame, space: Space) -> Figure:
-    """One panel a searched setting: each complete trial's loss, early trials light, late ones dark.
+    """One panel a searched setting: each trial's loss, and in colour those that were best so far.
 
-    Choices are spread sideways, with their median as a bar; the best trial is starred.
+    Later ones of these are darker; the last, the best of all, is starred. Pruned trials are
+    triangles. Choices are spread sideways, with their median as a bar.
 
     Args:
-        frame: `search.results.trials_frame`.
+        frame: `search.results.trials_frame`; of it `search.results.judged` counts.
         space: What was searched; settings that no trial has are left out.
     """
-    done = _complete(frame)
+    done = judged(frame)
     rows = _searched(done, space)
     if done.empty or not rows:
         return empty_figure("no trial is complete")
     height = -(-len(rows) // COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.6 + 2.15 * height))
+    figure = Figure(figsize=(WIDTH, 0.8 + 2.15 * height))
     FigureCanvasAgg(figure)
     grid = figure.subplots(height, min(COLUMNS, len(rows)), sharey=True, squeeze=False)
-    norm = Normalize(done["number"].min(), max(done["number"].max(), done["number"].min() + 1))
+    complete = done[done["state"] == "COMPLETE"]
+    leads = complete[complete["loss"] < complete["loss"].cummin().shift(fill_value=np.inf)]
+    leads = leads.assign(place=np.arange(len(leads)))
+    norm = Normalize(0, max(len(leads) - 1, 1))
     for index, axes in enumerate(grid.flat):
         if index >= len(rows):
             axes.set_axis_off()
             continue
-        _panel(axes, done, rows[index], norm)
+        _panel(axes, done, leads, rows[index], norm)
         axes.tick_params(labelsize=9)
     low, high = loss_limits(done["loss"])
     grid[0, 0].set_ylim(low, high)
-    figure.supylabel(loss_label(done["loss"], high), fontsize=11)
+    figure.supylabel(loss_label(done, high), fontsize=11)
     bar = figure.colorbar(ScalarMappable(norm, ORDER_COLORS), ax=grid, aspect=40, pad=0.01)
-    bar.set_label("trial, in order of start")
+    bar.set_label("best so far: trial")
+    shown = leads[:: -(-len(leads) // MOST_LEADS) or 1]
+    bar.set_ticks(list(shown["place"]), labels=[str(number) for number in shown["number"]])
     bar.outline.set_visible(False)
     figure.suptitle(
-        f"Loss against each setting (n = {len(done)} complete trials; bar: median, star: best)",
+        "Loss against each setting; bar: median, star: best, triangle: pruned\n"
+        f"({told_trials(done)})",
         fontweight="bold",
         fontsize=12,
         x=0.01,
@@ -90,7 +103,7 @@ def window_heads_heatmap(frame: pd.DataFrame) -> Figure:
     """
     if not {"window_size", "num_heads"} <= set(frame.columns):
         return empty_figure("this study has no window_size and num_heads")
-    done = _complete(frame).dropna(subset=["window_size", "num_heads"])
+    done = judged(frame).dropna(subset=["window_size", "num_heads"])
     if done.empty:
         return empty_figure("no trial is complete")
     heads, head_names = _binned(done["num_heads"].astype(int))
@@ -113,15 +126,15 @@ def window_heads_heatmap(frame: pd.DataFrame) -> Figure:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.set(xlabel="window size (past cell states)", ylabel="attention heads")
-    bar = figure.colorbar(image, ax=axes, label="least validation loss", pad=0.02)
+    bar = figure.colorbar(image, ax=axes, label=f"least {loss_label(done)}", pad=0.02)
     bar.outline.set_visible(False)
-    axes.set_title(f"Window and heads (n = {len(done)} complete trials)")
+    axes.set_title(f"Window and heads ({told_trials(done)})")
     return figure
 
 
 @styled
 def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
-    """Each complete trial as a line through its settings to its loss; the best in front and dark.
+    """Each trial as a line through its settings to its loss; the best in front and dark.
 
     A line is broken at a setting that its trial has no use for.
 
@@ -129,7 +142,7 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
         frame: `search.results.trials_frame`.
         space: What was searched.
     """
-    done = _complete(frame).sort_values("loss", ascending=False)
+    done = judged(frame).sort_values("loss", ascending=False)
     rows = _searched(done, space)
     if done.empty or not rows:
         return empty_figure("no trial is complete")
@@ -160,39 +173,46 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
         [(t, f"{low + t * (high - low):.3g}") for t in (0, 0.25, 0.5, 0.75, 1)],
     )
     names = [row.name.replace("_", "\n") for row in rows]
-    axes.set_xticks(x, [*names, "validation\nloss"], fontsize=9)
+    axes.set_xticks(x, [*names, loss_label(done).replace(" ", "\n", 1)], fontsize=9)
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_title(f"Settings side by side (n = {len(done)} complete trials, the best are dark)")
+    axes.set_title(f"Settings side by side, the best dark ({told_trials(done)})")
     return figure
-
-
-def _complete(frame: pd.DataFrame) -> pd.DataFrame:
-    done: pd.DataFrame = frame[(frame["state"] == "COMPLETE") & np.isfinite(frame["loss"])]
-    return done
 
 
 def _searched(frame: pd.DataFrame, space: Space) -> list[Parameter]:
     return [row for row in space.rows if row.name in frame and frame[row.name].notna().any()]
 
 
-def _panel(axes: Axes, done: pd.DataFrame, row: Parameter, norm: Normalize) -> None:
+def _panel(
+    axes: Axes, done: pd.DataFrame, leads: pd.DataFrame, row: Parameter, norm: Normalize
+) -> None:
     own = done[done[row.name].notna()]
     losses = own["loss"].to_numpy(dtype=float)
-    places = _places(row)
+    places = few_values(row)
     if places:
         x = _spread(axes, own[row.name], losses, places)
     else:
         x = own[row.name].to_numpy(dtype=float)
         setting_axis(axes, row)
     size = float(np.clip(900 / len(done), 6, 26))
-    axes.scatter(
-        x, losses, c=own["number"], s=size, cmap=ORDER_COLORS, norm=norm, alpha=0.75, linewidths=0
-    )
-    best = int(losses.argmin())
-    axes.plot(x[best], losses[best], "*", ms=12, color="#D55E00", mec="white", zorder=4)
+    for state, marker in STATE_MARKERS.items():
+        these = (own["state"] == state).to_numpy()
+        axes.scatter(
+            x[these], losses[these], s=size, c=OTHERS, marker=marker, alpha=0.6, linewidths=0
+        )
+    led = own["number"].isin(leads["number"]).to_numpy()
+    if led.any():
+        turns = leads["place"][leads["number"].isin(own["number"])]
+        axes.scatter(
+            x[led], losses[led], c=turns, s=max(size, 14) * 1.6, cmap=ORDER_COLORS, norm=norm,
+            edgecolors="black", linewidths=0.5, zorder=4,
+        )  # fmt: skip
+        if own["number"][led].iloc[-1] == leads["number"].iloc[-1]:
+            best = np.flatnonzero(led)[-1]
+            axes.plot(x[best], losses[best], "*", ms=12, color="#D55E00", mec="white", zorder=5)
     partly = f" (n = {len(own)})" if len(own) < len(done) else ""
     axes.set_xlabel(row.name + partly, fontsize=9.5)
 
@@ -226,15 +246,6 @@ def _binned(values: pd.Series[int]) -> tuple[list[int], list[str]]:
     return [int(i) - 1 for i in np.searchsorted(points, values, side="right")], names
 
 
-def _places(row: Parameter) -> tuple[Value, ...]:
-    """The values of a setting that takes one of a few; empty for a range."""
-    if row.kind == "choice":
-        return row.choices
-    low, high = row.bounds
-    few = row.is_integer and not row.is_log and high - low < MOST_PLACES
-    return tuple(range(int(low), int(high) + 1)) if few else ()
-
-
 def _scale(row: Parameter) -> Normalize:
     """From a range's values to heights on a ruler from 0 to 1."""
     low, high = row.bounds
@@ -243,7 +254,7 @@ def _scale(row: Parameter) -> Normalize:
 
 def _heights(values: pd.Series[Any], row: Parameter) -> Floats:
     """Where values stand on a ruler from 0 to 1, equal ones slightly apart; NaN where none is."""
-    places = _places(row)
+    places = few_values(row)
     heights = np.full(len(values), np.nan)
     present = values.notna().to_numpy()
     if places:
@@ -257,7 +268,7 @@ def _heights(values: pd.Series[Any], row: Parameter) -> Floats:
 
 def _ticks(row: Parameter) -> list[tuple[float, str]]:
     """Heights of a ruler's marks, and what they say."""
-    places = _places(row)
+    places = few_values(row)
     if places:
         return [(i / (len(places) - 1), str(place)) for i, place in enumerate(places)]
     scale = _scale(row)

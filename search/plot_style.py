@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from search.parameter import Parameter
+from search.parameter import Parameter, Value
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +43,8 @@ STYLE: Any = {  # the stubs want a dictionary of literal keys
     "legend.frameon": False,
     "legend.fontsize": 10,
 }
+MOST_PLACES = 9
+"""Whole-number settings of so many values are shown like choices."""
 WIDTH = 8.0
 """Inches; 800 pixels at README size."""
 STATE_COLORS = {
@@ -59,12 +63,16 @@ ORDER_COLORS = "viridis_r"
 """Late trials dark."""
 
 
+settings_lock = threading.RLock()
+"""Held while matplotlib's settings, which are the process', are others than the user's."""
+
+
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Draw under `STYLE`, and leave the user's own settings as they were."""
+    """Draw under `STYLE`, one thread at a time, and leave the user's own settings as they were."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
-        with mpl.rc_context(STYLE):
+        with settings_lock, mpl.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return drawn
@@ -95,27 +103,48 @@ def loss_limits(losses: pd.Series[float]) -> tuple[float, float]:
     return low - room * 2.5, high + room
 
 
-def loss_axis(axes: Axes, losses: pd.Series[float], shown: pd.Series[float] | None = None) -> float:
+def loss_axis(axes: Axes, losses: pd.Series[float], shown: pd.DataFrame) -> float:
     """Show the losses that matter on the y axis, and say how many lie above it.
 
     Args:
         axes: Whose y axis.
         losses: What the range is chosen by.
-        shown: All that is drawn; None: ``losses``.
+        shown: All that is drawn.
 
     Returns:
         The upper end.
     """
     low, high = loss_limits(losses)
     axes.set_ylim(low, high)
-    axes.set_ylabel(loss_label(losses if shown is None else shown, high))
+    axes.set_ylabel(loss_label(shown, high))
     return high
 
 
-def loss_label(losses: pd.Series[float], high: float) -> str:
-    """An axis' name, with the number of losses above its end."""
-    above = int((losses > high).sum())
-    return "validation loss" + (f" ({above} above)" if above else "")
+def loss_label(frame: pd.DataFrame, high: float = math.inf) -> str:
+    """The name of a frame's loss, and how many losses lie above an axis' end."""
+    above = int((frame["loss"] > high).sum())
+    return str(frame.attrs.get("loss", "loss")) + (f", {above} above" if above else "")
+
+
+def told_trials(done: pd.DataFrame) -> str:
+    """How many trials a figure rests on (`search.results.judged`), and how many were pruned."""
+    return told_count(len(done), int((done["state"] == "PRUNED").sum()))
+
+
+def told_count(trials: int, pruned: int) -> str:
+    """As `told_trials`."""
+    if not pruned:
+        return f"n = {trials} complete trials"
+    return f"n = {trials} trials; {pruned} pruned, at their least loss"
+
+
+def few_values(row: Parameter) -> tuple[Value, ...]:
+    """The values of a setting that takes one of a few; empty for a range."""
+    if row.kind == "choice":
+        return row.choices
+    low, high = row.bounds
+    few = row.is_integer and not row.is_log and high - low < MOST_PLACES
+    return tuple(range(int(low), int(high) + 1)) if few else ()
 
 
 def setting_axis(axes: Axes, row: Parameter) -> None:

@@ -18,7 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from search.plot_effects import choice_distributions, importance_figure, setting_importance
+from search.plot_effects import choice_distributions
+from search.plot_forest import (
+    effects_figure,
+    importance_figure,
+    interactions_figure,
+    marginal_effects,
+    setting_importance,
+    setting_interactions,
+)
 from search.plot_settings import (
     loss_against_settings,
     parallel_coordinates,
@@ -30,8 +38,10 @@ from search.plot_style import (
     STYLE,
     empty_figure,
     loss_axis,
+    loss_label,
     loss_limits,
     new_figure,
+    settings_lock,
     styled,
 )
 from search.space import Space
@@ -41,11 +51,16 @@ __all__ = [
     "best_loss_over_trials",
     "check_file_type",
     "choice_distributions",
+    "effects_figure",
+    "importance_figure",
+    "interactions_figure",
     "learning_curves",
     "loss_against_settings",
+    "marginal_effects",
     "parallel_coordinates",
     "save_figure",
     "setting_importance",
+    "setting_interactions",
     "throughput",
     "window_heads_heatmap",
     "worker_timeline",
@@ -72,7 +87,7 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
     if shown.empty and failed.empty:
         return empty_figure("no trial has finished")
     figure, axes = new_figure()
-    top = loss_axis(axes, complete["loss"] if len(complete) else shown["loss"], shown["loss"])
+    top = loss_axis(axes, complete["loss"] if len(complete) else shown["loss"], shown)
     for state in ("PRUNED", "COMPLETE"):
         part = shown[shown["state"] == state]
         if len(part):
@@ -107,7 +122,7 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
 
 @styled
 def learning_curves(reports: pd.DataFrame) -> Figure:
-    """Validation loss at every step: the best trials in colour, pruned ones marked where they end.
+    """The loss at every step: the best trials in colour, pruned ones marked where they end.
 
     Args:
         reports: `search.results.reports_frame`.
@@ -143,7 +158,7 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
     _state_legend(axes, reports.drop_duplicates("number")["state"])
     settled = reports["loss"][reports["step"] > reports["step"].max() / 3]  # not the steep start
     axes.set_ylim(loss_limits(settled))
-    axes.set_ylabel("validation loss")
+    axes.set_ylabel(loss_label(reports))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step (for the LARNN: epoch)")
     left_out = f", {len(best) + len(rest)} drawn" if len(best) + len(rest) < len(curves) else ""
@@ -275,6 +290,14 @@ KINDS: dict[str, Kind] = {
         "share of the loss' variation that each setting explains",
         lambda trials, reports, space: importance_figure(trials, space),
     ),
+    "effects": Kind(
+        "loss to expect of each value of a setting, the others varied",
+        lambda trials, reports, space: effects_figure(trials, space),
+    ),
+    "interactions": Kind(
+        "pairs of settings that matter together, the strongest as a map",
+        lambda trials, reports, space: interactions_figure(trials, space),
+    ),
     "throughput": Kind(
         "trials finished over time", lambda trials, reports, space: throughput(trials)
     ),
@@ -311,7 +334,7 @@ def check_file_type(path: Path) -> str:
 def write_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
     """Write a figure of type png, svg or pdf to a file, without a date."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with mpl.rc_context({"svg.hashsalt": "larnn-search"}):
+    with settings_lock, mpl.rc_context({"svg.hashsalt": "larnn-search"}):
         figure.savefig(target, format=kind, dpi=STYLE["savefig.dpi"], metadata=undated[kind])
 
 

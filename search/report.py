@@ -16,8 +16,8 @@ from search.text import format_duration, format_value
 from trials.trial import Trial, TrialState
 
 ORDER = (
-    "best", "importance", "settings", "choices", "window-heads", "parallel", "curves", "timeline",
-    "throughput",
+    "best", "importance", "effects", "interactions", "settings", "choices", "window-heads",
+    "parallel", "curves", "timeline", "throughput",
 )  # fmt: skip
 """Figures of the page: the answer first, then how it was found."""
 BEST = 10
@@ -52,7 +52,8 @@ def winner_in_words(data: StudyData) -> str:
     if not ranked:
         return "No trial is complete yet."
     first = ranked[0]
-    told = f"Trial {first.number} won with a validation loss of {format_value(first.loss)}"
+    loss = f"{results.loss_name(data.study)} of {format_value(first.loss)}"
+    told = f"Trial {first.number} won with a {loss}"
     if "validation_accuracy" in first.result:
         told += f" and a validation accuracy of {accuracy(first.result['validation_accuracy'])}"
     if len(ranked) > 1 and first.loss is not None and ranked[1].loss is not None:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from search.author_trials import OBJECTIVE as AUTHORS
 from trials.study import Study
-from trials.trial import Report, Trial, TrialState
+from trials.trial import Report, Trial, TrialState, least_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,7 @@ TRIAL_COLUMNS = (
     "number",
     "state",
     "loss",
+    "least_loss",
     "duration_s",
     "finished_after_s",
     "steps",
@@ -35,6 +37,12 @@ TRIAL_COLUMNS = (
 """Columns of `trials_frame` that are there whatever was searched."""
 REPORT_COLUMNS = ("number", "state", "step", "loss", "seconds")
 """Columns of `reports_frame` that are there whatever was reported."""
+CROSS_ENTROPIES = {
+    "search.objective:train_larnn": "validation loss",
+    "search.judging:train_and_judge": "judged people's loss",
+    AUTHORS: "test people's loss",
+}
+"""What the loss of known objectives is; each in nats."""
 _TIME_COLUMNS = ("created_at", "started_at", "finished_at")
 
 
@@ -48,6 +56,33 @@ def best(trials: Iterable[Trial], n: int = 5) -> list[Trial]:
         and not math.isnan(trial.loss)
     ]
     return [trial for *_, trial in sorted(ranked, key=lambda row: row[:2])[:n]]
+
+
+def loss_name(study: Study) -> str:
+    """What a study's loss is called; a user's objective has just a loss."""
+    return CROSS_ENTROPIES.get(study.spec.objective, "loss")
+
+
+def _loss_label(study: Study) -> str:
+    known = study.spec.objective in CROSS_ENTROPIES
+    return loss_name(study) + (" (nats)" if known else "")
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trials that settings are judged by: COMPLETE and PRUNED ones with a finite loss.
+
+    To leave pruned trials out would be to choose trials by their outcome: settings that were given
+    up would be judged by their lucky few.
+
+    Args:
+        frame: `trials_frame`.
+
+    Returns:
+        These rows; ``loss`` of a pruned one is the least loss that it reached.
+    """
+    done = frame[frame["state"].isin(["COMPLETE", "PRUNED"])]
+    done = done.assign(loss=done["loss"].where(done["state"] == "COMPLETE", done["least_loss"]))
+    return done[done["loss"].abs() < math.inf]
 
 
 def duration_s(trial: Trial) -> float | None:
@@ -89,12 +124,13 @@ def searched_settings(study: Study, trial: Trial) -> dict[str, Any]:
 def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     """One row a trial, by number.
 
-    Columns are `TRIAL_COLUMNS` (times UTC; ``duration_s`` is the latest attempt's seconds,
-    ``finished_after_s`` counts from the study's creation, ``steps`` is the number of reports), then
-    each parameter as it trained, searched ones first, then each number, text or truth value of the
-    objective's result. A parameter whose name is taken is called ``param.NAME``, a result likewise
-    ``result.NAME``. Parameters that a trial has no use for are missing values; whole numbers stay
-    whole (nullable ``Int64`` where some are missing).
+    Columns are `TRIAL_COLUMNS` (times UTC; ``least_loss`` is the least that was reported,
+    ``duration_s`` is the latest attempt's seconds, ``finished_after_s`` counts from the study's
+    creation, ``steps`` is the number of reports), then each parameter as it trained, searched ones
+    first, then each number, text or truth value of the objective's result. A parameter whose name
+    is taken is called ``param.NAME``, a result likewise ``result.NAME``. Parameters that a trial
+    has no use for are missing values; whole numbers stay whole (nullable ``Int64`` where some are
+    missing). ``frame.attrs["loss"]`` names the loss for axes.
 
     Args:
         trials: Trials of one study.
@@ -124,19 +160,25 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns).sort_values("number", ignore_index=True)
     for name in _TIME_COLUMNS:
         frame[name] = pd.to_datetime(frame[name], utc=True)
-    for name in ("loss", "duration_s", "finished_after_s"):
+    for name in ("loss", "least_loss", "duration_s", "finished_after_s"):
         frame[name] = frame[name].astype(float)
     for name in (*params.values(), *results.values()):
         present = [row[name] for row in rows if row.get(name) is not None]
         if present and all(type(value) is int for value in present):
             frame[name] = frame[name].astype("int64" if len(present) == len(rows) else "Int64")
+    frame.attrs["loss"] = _loss_label(study)
     return frame
 
 
-def reports_frame(trials: Sequence[Trial]) -> pd.DataFrame:
+def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     """One row a report, by trial and step: `REPORT_COLUMNS`, then each reported metric.
 
-    ``state`` is the trial's; ``seconds`` count the trial's running time, all attempts together.
+    ``state`` is the trial's; ``seconds`` count the trial's running time, all attempts together;
+    ``frame.attrs["loss"]`` names the loss for axes.
+
+    Args:
+        trials: Trials of one study.
+        study: Their study.
     """
     import pandas as pd
 
@@ -155,6 +197,7 @@ def reports_frame(trials: Sequence[Trial]) -> pd.DataFrame:
     metrics = dict.fromkeys(name for row in rows for name in row if name not in REPORT_COLUMNS)
     frame = pd.DataFrame(rows, columns=[*REPORT_COLUMNS, *metrics])
     frame = frame.astype({"loss": float, "seconds": float})  # also where there is no report
+    frame.attrs["loss"] = _loss_label(study)
     return frame.sort_values(["number", "step"], ignore_index=True)
 
 
@@ -225,6 +268,7 @@ def _core(trial: Trial, study: Study) -> dict[str, Any]:
         "number": trial.number,
         "state": str(trial.state),
         "loss": trial.loss,
+        "least_loss": least_loss(trial.reports) if trial.reports else None,
         "duration_s": duration_s(trial),
         "finished_after_s": finished and (finished - study.created_at).total_seconds(),
         "steps": len(trial.reports),

@@ -33,7 +33,7 @@ class StudyData:
     @cached_property
     def reports(self) -> pd.DataFrame:
         """One row a report (`search.results.reports_frame`)."""
-        return results.reports_frame(self.trials)
+        return results.reports_frame(self.trials, self.study)
 
     @cached_property
     def space(self) -> Space:

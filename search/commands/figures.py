@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -13,7 +11,7 @@ from search.options import json_option, mistakes, mongo_option, read_data, writi
 
 KINDS = (
     "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
-    "throughput", "timeline",
+    "effects", "interactions", "throughput", "timeline",
 )  # fmt: skip
 """`search.plots.KINDS`, which would bring in matplotlib; a test holds the two together."""
 study_or_file = click.argument("study", metavar="STUDY|FILE.jsonl")
@@ -34,8 +32,7 @@ def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
     with mistakes():
         plots.check_file_type(output)
     data = read_data(study, mongo)
-    with _analysis():
-        figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
+    figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
     with writing(output):
         plots.save_figure(figure, output)
     click.echo(output)
@@ -55,8 +52,7 @@ def report(study: str, output: Path, mongo: str | None) -> None:
     if output.suffix != ".html":
         raise click.UsageError(f"a report's file ends in .html, got {output.name!r}")
     data = read_data(study, mongo)
-    with _analysis():
-        text = page(data)
+    text = page(data)
     with writing(output):
         output.write_text(text, encoding="utf-8")
     click.echo(output)
@@ -87,12 +83,3 @@ def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
 
 
 COMMANDS = (plot, report, compare)
-
-
-@contextmanager
-def _analysis() -> Iterator[None]:
-    """Say in one line what to install where an extra is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise click.ClickException(str(error)) from error

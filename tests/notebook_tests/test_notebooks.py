@@ -9,7 +9,7 @@ from papermill import execute_notebook
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 FIGURES = {
-    "01_which_settings_win": 6,
+    "01_which_settings_win": 8,
     "02_search_progress": 5,
     "03_look_inside_the_larnn": 5,
     "04_the_paper_again": 3,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from search import plot_inside, plots, results
+from search import plot_effects, plot_inside, plots, results
 from search.importance import Importance
 from search.space import Space
 from tests.search_tests.sample_study import sample_study, sample_trials
@@ -19,23 +19,58 @@ compared = pytest.mark.mpl_image_compare(
 )
 
 
+FORESTS = ("importance", "effects", "interactions")  # below, of tables: forests may grow otherwise
+
+
 @compared
-@pytest.mark.parametrize("kind", [kind for kind in plots.KINDS if kind != "importance"])
+@pytest.mark.parametrize("kind", [kind for kind in plots.KINDS if kind not in FORESTS])
 def test_study(kind):
     trials = sample_trials(60, running=3)
     frame = results.trials_frame(trials, sample_study())
-    return plots.KINDS[kind].draw(frame, results.reports_frame(trials), SPACE)
+    return plots.KINDS[kind].draw(frame, results.reports_frame(trials, sample_study()), SPACE)
+
+
+def weighed(names, warning=""):
+    """Three settings, or pairs of settings, of which the first is clear."""
+    columns = ["share", "low", "high", "trials", "clear"]
+    rows = [(0.42, 0.31, 0.55, 61, True), (0.2, 0.08, 0.33, 61, False), (0.01, 0, 0.04, 24, False)]
+    table = pd.concat([names, pd.DataFrame(rows, columns=columns)], axis=1)
+    return Importance(table, 0.12, trials=61, pruned=9, warning=warning)
+
+
+SETTINGS = pd.DataFrame({"setting": ["learning_rate", "norm", "decay_factor"]})
 
 
 @compared
 def test_importance():
-    table = pd.DataFrame(
-        [("learning_rate", 0.42, 0.31, 0.55), ("norm", 0.2, 0.08, 0.33), ("mode", 0.01, 0.0, 0.04)],
-        columns=["setting", "share", "low", "high"],
+    return plots.setting_importance(weighed(SETTINGS, "9 of 61 trials were pruned, say. " * 5))
+
+
+@compared
+def test_effects():
+    rates, factors = np.geomspace(3e-4, 3e-2, 8), np.linspace(0.5, 0.95, 5)
+    rows = [
+        *(("learning_rate", rate, 0.3 + np.log10(rate / 4e-3) ** 2 / 3) for rate in rates),
+        *(("norm", name, loss) for name, loss in [("layer", 0.4), ("batch", 0.45), ("none", 0.6)]),
+        *(("decay_factor", factor, 0.45) for factor in factors),
+    ]
+    effects = pd.DataFrame(rows, columns=["setting", "value", "loss"])
+    effects = effects.assign(low=effects["loss"] - 0.05, high=effects["loss"] + 0.08)
+    return plots.marginal_effects(effects, weighed(SETTINGS), SPACE, "validation loss (nats)")
+
+
+@compared
+def test_interactions():
+    pairs = pd.DataFrame(
+        [("learning_rate", "norm"), ("norm", "mode"), ("decay_factor", "norm")],
+        columns=["first", "second"],
     )
-    return plots.setting_importance(
-        Importance(table, 0.12, "fanova", 61, "61 trials are too few, say")
+    surface = pd.DataFrame(
+        np.linspace(0.3, 0.9, 24).reshape(8, 3) ** [1, 2, 3],
+        index=pd.Index(np.geomspace(3e-4, 3e-2, 8), name="learning_rate"),
+        columns=pd.Index(["layer", "batch", "none"], name="norm"),
     )
+    return plots.setting_interactions(weighed(pairs), surface, SPACE, "validation loss (nats)")
 
 
 def made_attention():
@@ -52,7 +87,7 @@ def made_attention():
 @compared
 def test_attention_maps():
     signal = np.sin(np.arange(40) / 3)
-    return plot_inside.attention_maps(made_attention(), signal, 0.04, "body-acc-x")
+    return plot_inside.attention_maps(made_attention(), signal, 0.04, "body-acc-x (g)")
 
 
 @compared
@@ -88,5 +123,18 @@ def test_errors_by_person():
 
 @compared
 def test_window_ablation():
-    ablation = pd.DataFrame({"window_size": [1, 2, 4, 7], "accuracy": [0.81, 0.84, 0.9, 0.91]})
+    ablation = pd.DataFrame({"window_size": [1, 2, 4, 7], "accuracy": [0.93, 0.931, 0.9304, 0.934]})
+    ablation = ablation.assign(
+        low=ablation["accuracy"] - 0.012, high=ablation["accuracy"] + 0.011, sequences=1767
+    )
     return plot_inside.window_ablation_curve(ablation, 0.04)
+
+
+@compared
+def test_accuracy_by_group():
+    draw = np.random.default_rng(0)
+    spread = {"the author: round 1": (0.8, 0.05, 9), "ours": (0.93, 0.004, 60)}
+    values = {name: draw.normal(at, by, n) for name, (at, by, n) in spread.items()}
+    frame = pd.concat({k: pd.Series(v) for k, v in values.items()}, names=["source"])
+    frame = frame.rename("accuracy").reset_index("source")
+    return plot_effects.accuracy_by_group(frame, "source", "accuracy", "accuracy")

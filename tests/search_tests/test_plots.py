@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from search import plots, results
+from search import importance, plots, results
 from search.parameter import Parameter
 from search.space import Space
 from tests.search_tests.sample_study import START, sample_study, sample_trials
@@ -17,7 +17,7 @@ SPACE = Space.from_dict(sample_study().spec.space)
 
 def drawn(kind, trials):
     frame = results.trials_frame(trials, sample_study())
-    return plots.KINDS[kind].draw(frame, results.reports_frame(trials), SPACE)
+    return plots.KINDS[kind].draw(frame, results.reports_frame(trials, sample_study()), SPACE)
 
 
 def words(figure):
@@ -44,15 +44,19 @@ def test_a_study_without_results_gets_a_figure_that_says_so(kind, count):
         assert "Nothing to show" in texts
 
 
-# Importance grows forests for its intervals: half a minute that no drawing takes.
-@pytest.mark.parametrize("kind", [k for k in plots.KINDS if k != "importance"])
+@pytest.mark.parametrize("kind", plots.KINDS)
 def test_a_thousand_trials_draw_in_under_two_seconds(kind, tmp_path):
-    trials = sample_trials(1000)
-    frame, reports = results.trials_frame(trials, sample_study()), results.reports_frame(trials)
-    plots.save_figure(plots.KINDS["best"].draw(frame, reports, SPACE), tmp_path / "warm.png")
-    start = time.process_time()
-    plots.save_figure(plots.KINDS[kind].draw(frame, reports, SPACE), tmp_path / "figure.png")
-    assert time.process_time() - start < 2.0
+    def draw(count):
+        trials = sample_trials(count)
+        frame = results.trials_frame(trials, sample_study())
+        reports = results.reports_frame(trials, sample_study())
+        importance._grown.cache_clear()  # another figure of these trials may have been before
+        start = time.process_time()
+        plots.save_figure(plots.KINDS[kind].draw(frame, reports, SPACE), tmp_path / "figure.png")
+        return time.process_time() - start
+
+    draw(30)  # imports, fonts
+    assert draw(1000) < 2.0
 
 
 def test_best_line_is_the_running_minimum_of_complete_trials():
@@ -84,7 +88,7 @@ def test_losses_beyond_the_axis_are_counted_and_nan_is_left_out():
     trials[complete[0]] = dataclasses.replace(trials[complete[0]], loss=1e9)
     trials[complete[1]] = dataclasses.replace(trials[complete[1]], loss=math.nan)
     figure = drawn("settings", trials)
-    assert "validation loss (1 above)" in words(figure)
+    assert "validation loss (nats), 1 above" in words(figure)
     assert figure.axes[0].get_ylim()[1] < 10
 
 
@@ -96,7 +100,9 @@ def test_settings_have_a_panel_each_with_real_values_and_log_axes_where_the_prio
     labels = [tick.get_text() for tick in panels["attention_activation"].get_xticklabels()]
     assert labels == ["none", "elu", "relu", "gelu", "tanh"]
     conditional = [name for name in panels if name.startswith("decay_factor")]
-    given = sum(t.state == "COMPLETE" and "decay_factor" in t.params for t in sample_trials(60))
+    given = sum(
+        t.state in ("COMPLETE", "PRUNED") and "decay_factor" in t.params for t in sample_trials(60)
+    )
     assert conditional == [f"decay_factor (n = {given})"]
 
 

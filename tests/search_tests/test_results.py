@@ -74,12 +74,12 @@ def test_frames_of_no_trials_have_their_columns():
     frame = results.trials_frame([], sample_study())
     assert len(frame) == 0
     assert {"number", "loss", "window_size"} <= set(frame.columns)
-    assert list(results.reports_frame([]).columns) == list(results.REPORT_COLUMNS)
+    assert list(results.reports_frame([], sample_study()).columns) == list(results.REPORT_COLUMNS)
 
 
 def test_reports_frame_has_one_row_a_report():
     trials = sample_trials(12, running=1)
-    frame = results.reports_frame(trials)
+    frame = results.reports_frame(trials, sample_study())
     assert len(frame) == sum(len(trial.reports) for trial in trials)
     last = frame[frame["number"] == 11].iloc[-1]
     assert (last["step"], last["loss"]) == (
