@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import io
 import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
 from importlib.resources import files
@@ -23,7 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.results import searched_settings, to_plain
+from search.results import loss_name, searched_settings, to_plain
 from search.snapshot import StudyFollower
 from search.source import from_store
 from trials.errors import StudyNotFoundError, TrialsError
@@ -32,8 +33,8 @@ from trials.study import StudyState
 
 HOSTS = ("127.0.0.1", "localhost")
 FIGURES = ("best", "curves", "settings", "choices", "parallel", "window-heads", "timeline",
-           "throughput", "importance")  # fmt: skip
-"""Drawn on the page; the costly one last."""
+           "throughput", "importance", "effects", "interactions")  # fmt: skip
+"""Drawn on the page; the costly ones last."""
 ACTIONS = {
     "pause": StudyState.PAUSED,
     "resume": StudyState.ACTIVE,
@@ -118,7 +119,7 @@ class Pages:
         self._may_control = may_control
         self._followers: dict[str, StudyFollower] = {}
         self._reading = threading.Lock()
-        self._drawing = threading.Lock()  # matplotlib's settings are the process'
+        self._drawing: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._drawn: dict[tuple[str, str], tuple[Any, bytes]] = {}
 
     def asset(self, request: Request) -> Response:
@@ -147,11 +148,16 @@ class Pages:
             snapshot = follower.snapshot()
         best = snapshot.best
         settings = searched_settings(snapshot.study, best) if best else {}
-        told = {**snapshot.to_json(), "elapsed_s": snapshot.elapsed_s, "best_settings": settings}
+        told = {
+            **snapshot.to_json(),
+            "elapsed_s": snapshot.elapsed_s,
+            "best_settings": settings,
+            "loss_name": loss_name(snapshot.study),
+        }
         return JSONResponse(to_plain(told))
 
     def figure(self, request: Request) -> Response:
-        """A figure as png, drawn anew only after a trial has ended."""
+        """A figure as png, drawn anew only after a trial has ended; no figure waits for another."""
         from search import plots
 
         name, kind = request.path_params["name"], request.path_params["kind"]
@@ -159,7 +165,7 @@ class Pages:
             return PlainTextResponse(f"a figure is one of {', '.join(FIGURES)}", 404)
         counts = self._store.counts(name)
         version = tuple(counts[state] for state in counts if state.is_finished)
-        with self._drawing:
+        with self._drawing[name, kind]:
             known, picture = self._drawn.get((name, kind), (None, b""))
             if known != version:
                 data = from_store(self._store, name)

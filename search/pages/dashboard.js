@@ -3,7 +3,7 @@
 // text, never as HTML.
 
 const EVERY_MS = 2000;
-const COSTLY = new Set(["importance"]); // asked for anew after every tenth trial only
+const COSTLY = new Set(["importance", "effects", "interactions"]); // asked for anew after every tenth trial only
 const STATES = ["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAILED", "CANCELLED"];
 const byId = (id) => document.getElementById(id);
 let mayControl = false;
@@ -93,7 +93,7 @@ function showBest(told) {
   byId("best").replaceChildren(
     element("div", { className: "big", id: "best-loss", textContent: number(told.best.loss) }),
     element("p", { className: "soft", textContent:
-      `validation loss, trial ${told.best.number}${reached ? `, validation accuracy ${reached}` : ""}` }),
+      `${told.loss_name}, trial ${told.best.number}${reached ? `, validation accuracy ${reached}` : ""}` }),
     table([], Object.entries(told.best_settings).map(([name, value]) => [name, number(value)])));
 }
 

@@ -1,3 +1,4 @@
+import dataclasses
 import http.client
 import json
 import signal
@@ -130,6 +131,27 @@ def test_figures_are_drawn_anew_only_after_a_trial_has_ended(store):
         after = authorized(port, "/study/quick/best.png")[1]
     assert first.startswith(b"\x89PNG")
     assert first == again != after
+
+
+def test_a_figure_that_takes_long_holds_up_no_other(store, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*data):
+        begun.set()
+        go_on.wait(60)
+        return KINDS["best"].draw(*data)
+
+    importance = dataclasses.replace(KINDS["importance"], draw=slow)
+    monkeypatch.setitem(KINDS, "importance", importance)
+    with served(store) as port:
+        asking = threading.Thread(target=authorized, args=(port, "/study/quick/importance.png"))
+        asking.start()
+        try:
+            assert begun.wait(60)
+            assert authorized(port, "/study/quick/best.png")[0] == 200
+        finally:
+            go_on.set()
+            asking.join()
 
 
 def test_the_page_only_reads_unless_asked(store):
