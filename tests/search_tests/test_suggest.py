@@ -14,6 +14,7 @@ from hyperopt import Trials, anneal, fmin, rand, tpe
 from hyperopt.pyll.stochastic import sample
 from hyperopt.tests.unit import test_domains as theirs
 
+from benchmarks.search import problems
 from search.history import HISTORY_BEST, HISTORY_LATEST, merit_of, shortened
 from search.parameter import Parameter
 from search.space import NAMED_SPACES, Space
@@ -74,12 +75,6 @@ def q1_choice(params: Mapping[str, Any]) -> float:
     return float((3 - params["x_pos"]) ** 2)
 
 
-def branin(params: Mapping[str, Any]) -> float:
-    x, y, pi = params["x"], params["y"], math.pi
-    valley = (y - (5.1 / (4 * pi**2)) * x**2 + 5 * x / pi - 6) ** 2
-    return float(valley + 10 * (1 - 1 / (8 * pi)) * math.cos(x) + 10)
-
-
 Q1_CHOICE = Space(
     "q1",
     (
@@ -88,13 +83,13 @@ Q1_CHOICE = Space(
         Parameter("x_pos", "uniform", -5, 5, when={"o_x": "pos"}),
     ),
 )
-BRANIN = Space("branin", (Parameter("x", "uniform", -5, 10), Parameter("y", "uniform", 0, 15)))
+BRANIN = problems.load("branin").space
 THEIRS = pytest.mark.parametrize(
     ("domain", "space", "objective"),
     [
         (theirs.quadratic1, LINE, quadratic),
         (theirs.q1_choice, Q1_CHOICE, q1_choice),
-        (theirs.branin, BRANIN, branin),
+        (theirs.branin, BRANIN, problems.branin),
     ],
     ids=["quadratic1", "q1_choice", "branin"],
 )
@@ -189,21 +184,40 @@ def random_start(count: int) -> list[Trial]:
     return serial_search(LINE, quadratic, count)
 
 
-def test_parallel_suggestions_are_different_points() -> None:
-    trials = random_start(30)
-    proposals = Suggester(LINE, seed=3).suggest(trials, 8)
-    assert len(proposals) == 8
-    points = [p.params["x"] for p in proposals]
-    assert len(set(points)) == 8
-    assert np.std(points) > 0.05
+def parallel_start() -> list[Trial]:
+    """A history of 30 trials and one that runs far off, so that all is a parallel search."""
+    return [*random_start(30), waiting(30, NewTrial({"x": -4.9}, 0))]
 
 
-def test_pending_trials_change_what_is_suggested_next() -> None:
-    trials = random_start(30)
-    (alone,) = Suggester(LINE, seed=3).suggest(trials, 1)
-    pending = [waiting(30, alone)]
-    (beside,) = Suggester(LINE, seed=3).suggest([*trials, *pending], 1)
-    assert beside.params != alone.params
+def without(trials: list[Trial]) -> list[Trial]:
+    """Trials of the same numbers that teach nothing, so that the next draw is the same."""
+    return [state_of(trial, TrialState.CANCELLED, FailureKind.CRASH) for trial in trials]
+
+
+def test_trials_proposed_together_keep_further_apart_than_the_same_draws_alone() -> None:
+    trials = parallel_start()
+    for seed in range(6):
+        together = Suggester(LINE, seed=seed).suggest(trials, 8)
+        assert len({p.params["x"] for p in together}) == 8
+        before = without([waiting(31 + i, NewTrial({"x": i / 10}, 0)) for i in range(8)])
+        alone = [Suggester(LINE, seed=seed).suggest([*trials, *before[:i]], 1)[0] for i in range(8)]
+        assert [p.suggestion for p in together] == [p.suggestion for p in alone]
+        assert together[0].params == alone[0].params
+        spread, spread_alone = (np.std([p.params["x"] for p in of]) for of in (together, alone))
+        assert spread > 2 * spread_alone
+
+
+def test_a_pending_trial_sends_the_next_one_elsewhere() -> None:
+    trials = parallel_start()
+    distances = []
+    for seed in range(12):
+        gap = without([waiting(31, NewTrial({"x": 0.0}, 0))])
+        (alone,) = Suggester(LINE, seed=seed).suggest([*trials, *gap], 1)
+        near = waiting(31, NewTrial({"x": alone.params["x"] + 0.01}, 0))
+        (beside,) = Suggester(LINE, seed=seed).suggest([*trials, near], 1)
+        assert beside.suggestion == alone.suggestion  # of the same draw
+        distances.append(abs(beside.params["x"] - near.params["x"]))
+    assert np.mean(distances) > 0.05  # a trial that taught nothing would leave 0.01
 
 
 def test_hyperopts_own_settings_hold_where_a_search_is_serial_and_only_there(
