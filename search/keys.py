@@ -1,4 +1,4 @@
-"""Keys that steer a study from `status --watch`: pause, stop, cancel, quit."""
+"""Keys that steer a study from `status --watch`: pause, stop, cancel, the next study, quit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trials.errors import TrialsError
 from trials.store import TrialStore
 from trials.study import StudyState
 
-HELP = "p pause or resume   s stop after the running trials   c cancel   q leave"
+HELP = "p pause/resume  s stop after running trials  c cancel  n next study  q leave"
 SURE = "Cancel the study? Its running trials are lost.   y yes   any other key: no"
 
 
@@ -74,17 +74,20 @@ class Keys:
 
 
 class Steering:
-    """What keys do to one study.
+    """What keys do to the study that is shown, and which one that is.
 
     Args:
-        store: Where the study is.
-        study: Its name.
+        store: Where the studies are.
+        study: The name of the first.
     """
 
     def __init__(self, store: TrialStore, study: str) -> None:
         self._store = store
-        self._study = study
         self._asked = False
+        self.study = study
+        """The study that keys act on."""
+        self.has_switched = False
+        """Whether somebody chose another study: then the view stays until they leave it."""
         self.note = HELP
         """The line to show below the view."""
 
@@ -101,12 +104,21 @@ class Steering:
                 self._set(StudyState.CANCELLED)
             elif key == "s":
                 self._set(StudyState.STOPPING)
+            elif key == "n":
+                self._switch()
             elif key == "p":
-                paused = self._store.get_study(self._study).state is StudyState.PAUSED
+                paused = self._store.get_study(self.study).state is StudyState.PAUSED
                 self._set(StudyState.ACTIVE if paused else StudyState.PAUSED)
         except TrialsError as error:  # this user may only read, say
             self.note = str(error)
         return key != "q"
 
+    def _switch(self) -> None:
+        """Turn to the next older study; after the oldest, to the latest."""
+        names = [study.name for study in self._store.list_studies()]
+        at = names.index(self.study) if self.study in names else 0
+        self.has_switched = self.has_switched or len(names) > 1
+        self.study = names[at - 1]
+
     def _set(self, state: StudyState) -> None:
-        self._store.set_study_state(self._study, state, "larnn-search: by key")
+        self._store.set_study_state(self.study, state, "larnn-search: by key")

@@ -97,6 +97,8 @@ class LiveView:
         timer: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._store = store
+        self._clock = clock
         self._follower = StudyFollower(store, study, clock)
         self._console = console or Console()
         self._sleep = sleep
@@ -124,11 +126,16 @@ class LiveView:
         else:
             self._lines.flush()
 
-    def refresh(self, footer: str = "") -> Snapshot:
+    def follow(self, study: str) -> None:
+        """Show another study from now on."""
+        self._follower = StudyFollower(self._store, study, self._clock)
+
+    def refresh(self, footer: str = "", *, above: RenderableType | None = None) -> Snapshot:
         """Read the study, show it, and return what was read last: an outage is told and sat out.
 
         Args:
             footer: A line to show below; not where plain lines are printed.
+            above: What to show above it; not where plain lines are printed.
 
         Raises:
             StudyNotFoundError: If the study was deleted meanwhile.
@@ -138,15 +145,15 @@ class LiveView:
             with patience(math.inf if self._latest is None else PATIENCE_SECONDS):
                 self._latest = self._follower.snapshot()
         except StoreUnavailableError as error:
-            return self._outlast(error)
+            return self._outlast(error, above)
         self._silent_since = None
         if self._live is not None:
-            self._draw(self._live, self._latest, footer)
+            self._draw(self._live, self._latest, footer, above)
         else:
             self._lines.show(self._latest)
         return self._latest
 
-    def _outlast(self, error: StoreUnavailableError) -> Snapshot:
+    def _outlast(self, error: StoreUnavailableError, above: RenderableType | None) -> Snapshot:
         """Tell that the store does not answer; what is known meanwhile."""
         now, is_new = self._timer(), self._silent_since is None
         since = self._silent_since = now if self._silent_since is None else self._silent_since
@@ -154,14 +161,17 @@ class LiveView:
             raise error
         line = f"MongoDB does not answer, trying again: {error}"
         if self._live is not None:
-            self._draw(self._live, self._latest, line)
+            self._draw(self._live, self._latest, line, above)
         elif is_new:
             self._lines.tell(line)
         return self._latest
 
-    def _draw(self, live: Live, snapshot: Snapshot, footer: str) -> None:
+    def _draw(
+        self, live: Live, snapshot: Snapshot, footer: str, above: RenderableType | None
+    ) -> None:
         below = [Text(), Text(footer, style="dim")] if footer else []
-        live.update(Group(render(snapshot), *below), refresh=True)
+        before = [] if above is None else [above, Text()]
+        live.update(Group(*before, render(snapshot), *below), refresh=True)
 
     def wait(self) -> None:
         """Let the time between two refreshes pass."""

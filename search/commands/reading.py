@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from search.options import (
 from trials.trial import TrialState
 
 if TYPE_CHECKING:
+    from search.snapshot import Snapshot
     from trials.store import TrialStore
     from trials.study import Study
     from trials.trial import Trial
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 @click.option(
     "--watch",
     is_flag=True,
-    help="Keep the view up to date until the study is over; keys pause, stop and cancel it.",
+    help="Keep the view up to date until the study is over; keys pause, stop and cancel it, and "
+    "turn to other studies. With --json: a line of JSON every few seconds.",
 )
 @mongo_option
 @json_option
@@ -40,14 +43,14 @@ def status(study: str | None, watch: bool, mongo: str | None, as_json: bool) -> 
 
     with opened(mongo) as store:
         name = study or _latest(store.list_studies())
-        if watch:
+        if watch and as_json:
+            _stream(store, name)
+        elif watch:
             _watch(store, name)
-            return
-        snapshot = take_snapshot(store, name)
-        if as_json:
-            print_json(snapshot.to_json())
+        elif as_json:
+            print_json(_status_row(store, take_snapshot(store, name)))
         else:
-            print_rich(snapshot.renderable())
+            print_rich(take_snapshot(store, name).renderable())
 
 
 @click.command()
@@ -56,9 +59,10 @@ def status(study: str | None, watch: bool, mongo: str | None, as_json: bool) -> 
 def studies(mongo: str | None, as_json: bool) -> None:
     """List the studies, oldest first."""
     from search import screens
+    from search.overview import read_studies
 
     with opened(mongo) as store:
-        rows = [(study, store.counts(study.name)) for study in store.list_studies()]
+        rows = read_studies(store)
     if as_json:
         print_json([screens.study_row(study, counts) for study, counts in rows])
     else:
@@ -199,12 +203,45 @@ def _watch(store: TrialStore, study: str) -> None:
     """Show a study until it is over, or somebody leaves; keys steer it on a terminal."""
     from search.keys import Keys, Steering
     from search.live import REFRESH_SECONDS, LiveView
+    from search.overview import studies_table
 
     steering = Steering(store, study)
     with Keys() as keys, LiveView(store, study) as view:
-        while not view.refresh(steering.note if keys.are_read else "").is_over:
+        while True:
+            note, above = "", None
+            if keys.are_read:
+                note, above = steering.note, studies_table(store, steering.study)
+            snapshot = view.refresh(note, above=above)
+            if snapshot.is_over and not steering.has_switched:
+                return
+            before = steering.study
             if not steering.press(keys.wait(REFRESH_SECONDS)):
                 return
+            if steering.study != before:
+                view.follow(steering.study)
+
+
+def _stream(store: TrialStore, study: str) -> None:
+    """Print a line of JSON every few seconds until the study is over; the last says so."""
+    from search.live import LINES_EVERY_SECONDS
+    from search.snapshot import StudyFollower
+
+    follower = StudyFollower(store, study)
+    while True:
+        snapshot = follower.snapshot()
+        click.echo(json.dumps(_status_row(store, snapshot), allow_nan=False))
+        if snapshot.is_over:
+            return
+        time.sleep(LINES_EVERY_SECONDS)
+
+
+def _status_row(store: TrialStore, snapshot: Snapshot) -> dict[str, Any]:
+    """A study in full, and all studies with their trials by state."""
+    from search.overview import read_studies
+    from search.screens import study_row
+
+    rows = [study_row(study, counts) for study, counts in read_studies(store)]
+    return {**snapshot.to_json(), "studies": rows}
 
 
 def _latest(studies: list[Any]) -> str:

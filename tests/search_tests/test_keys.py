@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pty
 import termios
@@ -75,6 +76,29 @@ def test_cancelling_takes_two_keys(store):
     steering.press("")  # time passes
     steering.press("y")
     assert state(store) is StudyState.CANCELLED
+
+
+def test_n_turns_to_the_next_older_study_and_keys_then_act_on_it(store):
+    store.create_study(dataclasses.replace(sample_study().spec, name="later"))
+    steering = Steering(store, "later")
+    assert not steering.has_switched
+    steering.press("n")
+    assert (steering.study, steering.has_switched) == ("quick", True)
+    steering.press("s")
+    assert state(store) is StudyState.STOPPING
+    assert store.get_study("later").state is StudyState.ACTIVE
+    steering.press("n")
+    assert steering.study == "later"
+
+
+def test_n_does_nothing_where_there_is_one_study(store):
+    steering = Steering(store, "quick")
+    steering.press("n")
+    assert (steering.study, steering.has_switched) == ("quick", False)
+
+
+def test_the_help_fits_80_columns():
+    assert len(HELP) <= 80
 
 
 def test_q_leaves_and_nothing_else_does(store):
