@@ -38,6 +38,7 @@ COLORS = {
     "asha-1": "#CC79A7",
     "asha-8": "#D55E00",
 }
+PRUNED = ("asha-1", "asha-8")
 BUDGETS = (30, 50, 100)
 
 
@@ -170,8 +171,15 @@ def draw(frame: pd.DataFrame, trials: int) -> Figure:
         _panel(axes, of, shown, "epochs", int(of["epochs"].max()))
         axes.set_title(f"{name}, pruned")
     handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    told = f"lines: median, shades: quartiles of {_seeds(frame, whole)} seeds"
+    if any(c in set(frame["contender"]) for c in PRUNED):
+        told += f" ({_seeds(frame, PRUNED)} of the pruned searches)"
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, title=told)
     return figure
+
+
+def _seeds(frame: pd.DataFrame, contenders: Sequence[str]) -> int:
+    return int(frame["seed"][frame["contender"].isin(contenders)].nunique())
 
 
 def _panel(
