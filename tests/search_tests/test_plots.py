@@ -178,3 +178,33 @@ def test_another_suffix_is_refused_by_name(tmp_path, name, found):
     with pytest.raises(ValueError, match=rf"\.png, \.svg, \.pdf; .* ends in {found}"):
         plots.save_figure(drawn("best", sample_trials(3)), tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        ("search.objective:train_larnn", "validation loss (nats)"),
+        ("search.judging:train_and_judge", "judged people's loss (nats)"),
+        ("larnn_2018.train:optimize_model", "test people's loss (nats)"),
+        ("mine:objective", "loss"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["best", "curves", "settings", "choices", "effects"])
+def test_axes_name_the_loss_that_the_objective_has(objective, name, kind):
+    study = sample_study()
+    study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, objective=objective))
+    trials = [trial for trial in sample_trials(20) if trial.state == "COMPLETE"]
+    frame, reports = results.trials_frame(trials, study), results.reports_frame(trials, study)
+    figure = plots.KINDS[kind].draw(frame, reports, SPACE)
+    assert name in {text.split(", ")[0].removesuffix(" to expect") for text in words(figure)}
+
+
+def test_trials_that_were_the_best_so_far_stand_out_among_the_settings():
+    trials = sample_trials(60)
+    axes = drawn("settings", trials).axes[0]
+    complete = [trial for trial in trials if trial.state == "COMPLETE"]
+    least = np.minimum.accumulate([trial.loss for trial in complete])
+    leads = [t for t, best in zip(complete, least, strict=True) if t.loss == best]
+    (coloured,) = [dots for dots in axes.collections if dots.get_array() is not None]
+    expected = [[trial.params["window_size"], trial.loss] for trial in leads]
+    np.testing.assert_allclose(coloured.get_offsets(), expected)

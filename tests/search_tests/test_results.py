@@ -160,3 +160,17 @@ def test_core_hours_count_all_attempts_and_every_thread():
     spec = dataclasses.replace(sample_study().spec, threads=2)
     study = dataclasses.replace(sample_study(), spec=spec)
     assert results.core_hours(study, trials) == pytest.approx(2 * 2460 / 3600)
+
+
+def test_settings_are_judged_by_complete_and_pruned_trials_at_their_least_loss():
+    trials = sample_trials(60, running=3)
+    pruned = next(trial for trial in trials if trial.state == "PRUNED")
+    at = trials.index(pruned)
+    worse = dataclasses.replace(pruned.reports[-1], step=9, loss=50.0)
+    trials[at] = dataclasses.replace(pruned, loss=50.0, reports=(*pruned.reports, worse))
+    done = results.judged(results.trials_frame(trials, sample_study()))
+    assert set(done["state"]) == {"COMPLETE", "PRUNED"}
+    losses = done.set_index("number")["loss"]
+    assert losses[pruned.number] == min(report.loss for report in pruned.reports)
+    complete = next(trial for trial in trials if trial.state == "COMPLETE")
+    assert losses[complete.number] == complete.loss
