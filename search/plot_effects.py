@@ -123,7 +123,7 @@ def accuracy_by_group(frame: pd.DataFrame, group: str, accuracy: str, what: str)
         low, high = median_interval(values)
         told.append(
             f"{name}, n = {len(values)}\n"
-            f"median {np.median(values):.2%} ({low:.2%} to {high:.2%})".replace("%", " %")
+            f"median {100 * np.median(values):.2f} %\n({100 * low:.2f} to {100 * high:.2f} %)"
         )
     axes.set_xticks(range(len(names)), told, fontsize=9)
     axes.set_xlim(-0.6, len(names) - 0.4)
