@@ -23,7 +23,7 @@ from search.results import searched_settings
 from search.snapshot import Snapshot, StudyFollower, take_snapshot, utc_now
 from search.text import format_duration, format_value, sparkline
 from trials.errors import StoreUnavailableError
-from trials.retrying import patience
+from trials.patience import patience
 from trials.store import TrialStore, WorkerInfo
 from trials.trial import Trial, TrialState
 

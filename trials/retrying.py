@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -16,6 +13,7 @@ import pymongo
 from pymongo.errors import ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
 
 from trials.errors import InvalidValueError, StoreUnavailableError, TrialsError
+from trials.patience import patience_seconds
 from trials.store import REUNION_SECONDS
 
 FIRST_PAUSE_S = 0.1
@@ -27,8 +25,6 @@ cursors lost with them."""
 TOO_LARGE = {10334, 17419, 17420}
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = {18, 8000}
-
-_patience_s: ContextVar[float] = ContextVar("patience_s", default=math.inf)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +84,7 @@ class Retrying:
             except PyMongoError as error:
                 if is_outage(error):
                     self.outage.begin(tried_at)
-                left = started + min(self.for_s, _patience_s.get()) - self.clock()
+                left = started + min(self.for_s, patience_seconds()) - self.clock()
                 if not is_outage(error) or left <= 0:
                     raise translated(error, self.where) from error
             else:
@@ -96,19 +92,6 @@ class Retrying:
                 return answer
             self.sleep(min(left, pause * (0.5 + self.random() / 2)))
             pause = min(2 * pause, LONGEST_PAUSE_S)
-
-
-@contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Within the block this thread's operations are tried for so long at most.
-
-    For those who tell somebody what goes on, and then try again themselves.
-    """
-    before = _patience_s.set(seconds)
-    try:
-        yield
-    finally:
-        _patience_s.reset(before)
 
 
 class _Retries(Protocol):

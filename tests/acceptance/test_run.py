@@ -90,7 +90,8 @@ def test_a_search_without_a_look_then_its_ranking_ablation_and_final(tmp_path):
     larnn_search("export", "first-rank", "-o", "first-rank.jsonl")
     repeat = read("show", "first-folds", "0")["repeat"]
     assert re.fullmatch(
-        r"larnn-search final first-rank --trial \d+ --seeds 1 --folds 2 --device cpu", repeat
+        r"larnn-search final first-rank --trial \d+ --seeds 1 --folds 2 --device cpu --backend \w+",
+        repeat,
     )
     words = repeat.replace("first-rank", "first-rank.jsonl").split()[1:]
     again = larnn_search(*words, "--json")  # the same final: it is there already

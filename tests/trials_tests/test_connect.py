@@ -23,7 +23,8 @@ from trials.connect import connect, has_password, password_for
 from trials.errors import InvalidValueError, StoreUnavailableError
 from trials.mongo_base import address
 from trials.mongo_store import MongoStore
-from trials.retrying import Retrying, patience
+from trials.patience import patience
+from trials.retrying import Retrying
 from trials.store import NewTrial
 from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, Report, TrialState
