@@ -29,7 +29,7 @@ THREAD_VARIABLES = (
 )
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 """Lets glibc keep freed memory for the next training step. By default it hands large blocks back at
-every step, and a third of an LSTM's time goes into page faults (benchmarks/layers.md)."""
+every step, and a quarter of an LSTM's time goes into page faults (benchmarks/layers.md)."""
 WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Lets OpenMP's idle threads sleep. By default they spin, and hold a core that others need."""
 LOG_HEAD_BYTES = 64 << 10
