@@ -8,6 +8,14 @@ PyTorch's own operations.
 from __future__ import annotations
 
 from model.fused.build import BuildError
+from model.fused.memory import release_memory
 from model.fused.sequence import choose_backend, resolve_backend, run_sequence, takes
 
-__all__ = ["BuildError", "choose_backend", "resolve_backend", "run_sequence", "takes"]
+__all__ = [
+    "BuildError",
+    "choose_backend",
+    "release_memory",
+    "resolve_backend",
+    "run_sequence",
+    "takes",
+]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.fused.build import load_library
+from model.fused.memory import POOL
 
 SITES = 5  # norms, in the kernel's order: key, value, attention, cell, hidden
 ACTIVATIONS = ("none", "elu", "relu", "gelu", "tanh")
@@ -128,7 +129,7 @@ def _point(problem: _Problem, prefix: str, parameters: Sequence[Tensor | None]) 
 def _run(name: str, problem: _Problem) -> None:
     """Run the kernel with as much scratch memory as it asks for."""
     function = getattr(load_library(), name)
-    scratch = torch.empty(function(ctypes.byref(problem), 0), dtype=torch.uint8)
+    scratch = POOL.take(function(ctypes.byref(problem), 0))
     problem.scratch = scratch.data_ptr()
     if function(ctypes.byref(problem), 1) < 0:
         raise RuntimeError(
@@ -183,9 +184,7 @@ class FusedSequence(torch.autograd.Function):
         output = inputs.new_empty(*inputs.shape[:2], queue.shape[2])
         cells = inputs.new_empty(call.cells_out, *output.shape[1:])
         problem = _problem(call, inputs, queue, parameters)
-        saved = torch.empty(
-            load_library().larnn_saved_bytes(ctypes.byref(problem)), dtype=torch.uint8
-        )
+        saved = POOL.take(load_library().larnn_saved_bytes(ctypes.byref(problem)))
         problem.hidden, problem.saved = hidden.data_ptr(), saved.data_ptr()
         problem.keep, problem.lengths = _address(keep), _address(lengths)
         problem.output, problem.cells = output.data_ptr(), cells.data_ptr()
