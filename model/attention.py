@@ -196,8 +196,9 @@ class _Attend(torch.autograd.Function):
         newest = window.newest
         oldest = max(0, newest + 1 - window.window_size)
         if key is not None and value is not None:
-            window.memory[0, :, newest] = window.split(key)
-            window.memory[1, :, newest] = window.split(value)
+            for memory, part in zip(window.memory, (key, value), strict=True):
+                heads = split_heads(part, window.num_heads)  # [D, B, N]
+                memory[:, newest].view(heads.shape).copy_(heads)
         keys, values = window.memory[:, :, oldest : newest + 1]  # [D, W, B x N] each
         asked = (window.split(query) * window.scale)[:, None]  # [D, 1, B x N]
         scores = _dot(keys, asked)  # [W, B x N]

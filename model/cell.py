@@ -204,15 +204,15 @@ def run_sequence(
         look_back = _look_back(config, weights, norms, queue, absent, len(inputs))
     else:
         look_back = _look_back_by_age(config, weights, weights.position, norms, queue, absent)
-    both = torch.cat([weights.input, weights.hidden], dim=1)  # [5H, I + H]
-    from_both = StepLinear(both, weights.bias, H, 4 * H)
+    from_inputs = F.linear(inputs, weights.input, weights.bias)  # [T, B, 5H]
+    from_hidden = StepLinear(weights.hidden, from_inputs, H, 4 * H)
     from_mixed = StepLinear(weights.attended, weights.attended_bias, H)
     from_attention = StepLinear(weights.attention_gates, None, 4 * H)
     kept = keep.unbind(0) if keep is not None else None
     over = ended.unbind(0) if ended is not None else None
     cell, hiddens, cells, looks = queue[-1], [], [], []
-    for step, x in enumerate(inputs.unbind(0)):
-        query, gates = from_both(torch.cat([x, hidden], dim=1))
+    for step in range(len(inputs)):
+        query, gates = from_hidden(hidden)
         mixed, look = look_back(query, cell, step)
         (attended,) = from_mixed(mixed)
         attention = norms.attention(F.elu(attended), step)
@@ -248,11 +248,12 @@ def _look_back(
     """Project each cell once, when it enters the queue."""
     activation = ACTIVATIONS[config.attention_activation]
     H = config.units
-    from_cell = StepLinear(weights.memory, weights.memory_bias, H, H)
+    from_cell = StepLinear(weights.memory, weights.memory_bias, 2 * H)
 
     def project(cell: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        key, value = from_cell(cell)
-        return norms.key(activation(key), step), norms.value(activation(value), step)
+        (memory,) = from_cell(cell)
+        key, value = activation(memory).split(H, dim=1)
+        return norms.key(key, step), norms.value(value, step)
 
     rows = len(queue)
     known = [project(cell, row + 1 - rows) for row, cell in enumerate(queue.unbind(0))]

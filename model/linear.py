@@ -1,116 +1,94 @@
 """One matrix that a recurrence applies at every time step.
 
-Autograd would multiply out the matrix's gradient at each step: many small products, each of which
-reads and writes the whole gradient. Here a block of steps shares one.
+Autograd would make the matrix's gradient anew at each step, and add it to the sum of the others'.
+Here all steps add to one, in the product itself.
 """
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F  # noqa: N812  # the field's name for it
-
-BLOCK = 8  # time steps whose share of a gradient is computed at once; they stay in the cache
-# PyTorch does not promise the operation: where a version lacks it, its own choice computes.
-ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]  # torch
-    torch.ops.mkldnn, "_linear_pointwise"
-)
-
-
-def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x matrix^T + bias``: ``[B, O]`` from ``[B, I]``, ``[O, I]`` and ``[O]``.
-
-    In float32 oneDNN computes it, as it computes `torch.nn.LSTM`: on AMD's processors PyTorch's
-    own choice, MKL, leaves AVX-512 unused and took 1.01 to 1.11 times as long.
-    """
-    if ONEDNN and x.dtype == torch.float32 and torch.backends.mkldnn.enabled:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
-        return result
-    return F.linear(x, matrix, bias)
 
 
 class StepLinear:
-    """``x W^T + b``, step after step, split into parts.
+    """``x_t W^T + b_t``, step after step, split into parts.
 
     A token that autograd hands from step to step makes the backward passes run in reverse order,
-    and the matrix's own node last, when all shares of its gradient are there. On other devices than
-    the CPU, and under autocast, autograd does as it always does.
+    and the matrix's own node last, when its gradient is complete. On other devices than the CPU,
+    and under autocast, autograd does as it always does.
 
     Args:
         weight: W, ``[O, I]``.
-        bias: b, ``[O]``, or None.
+        added: b, the same at each step ``[O]``, or of each step ``[T, B, O]``; None: 0.
         sizes: Features of each part; they add up to O.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *sizes: int) -> None:
-        self._weight, self._bias, self._sizes = weight, bias, sizes
+    def __init__(self, weight: Tensor, added: Tensor | None, *sizes: int) -> None:
+        self._weight, self._sizes = weight, list(sizes)
         self._plain = weight.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         if not self._plain:
             # Autograd's nodes know the sums, not this object, which knows the latest node.
-            self._sums = _Sums(weight.detach(), bias)
-            self._token: Tensor = _Begin.apply(weight, bias, self._sums)  # type: ignore[no-untyped-call]  # torch
+            self._sums = _Sums(weight.detach(), added)
+            self._token: Tensor = _Begin.apply(weight, added, self._sums)  # type: ignore[no-untyped-call]  # torch
+            added = None if added is None else added.detach()
+        each = added is not None and added.dim() == 3
+        self._added = enumerate(added.unbind(0) if each else repeat(added))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Apply it to one step's ``[B, I]``; gives the parts, ``[B, size]`` each."""
+        """Apply it to the next step's ``[B, I]``; gives the parts, ``[B, size]`` each."""
+        step, added = next(self._added)
         if self._plain:
-            return torch.split(F.linear(x, self._weight, self._bias), list(self._sizes), dim=1)
-        *parts, self._token = _Step.apply(x, self._token, self._sums, self._sizes)  # type: ignore[no-untyped-call]  # torch
+            return torch.split(_product(x, self._weight, added), self._sizes, dim=1)
+        *parts, self._token = _Step.apply(x, self._token, added, step, self._sums, self._sizes)  # type: ignore[no-untyped-call]  # torch
         return tuple(parts)
 
 
-class _Sums:
-    """The gradients of a matrix and its bias as they grow, and the steps still to be added."""
+def _product(x: Tensor, matrix: Tensor, added: Tensor | None) -> Tensor:
+    """``x matrix^T + added``: ``[B, O]`` from ``[B, I]``, ``[O, I]``, and ``[O]`` or ``[B, O]``."""
+    return x.mm(matrix.t()) if added is None else torch.addmm(added, x, matrix.t())
 
-    def __init__(self, matrix: Tensor, bias: Tensor | None) -> None:
-        self.matrix = matrix  # [O, I]
-        self.bias = None if bias is None else bias.detach()
+
+class _Sums:
+    """The gradients of a matrix and of what is added, as they grow from the last step to the first.
+
+    Args:
+        matrix: ``[O, I]``.
+        added: As `StepLinear` has it; its shape counts.
+    """
+
+    def __init__(self, matrix: Tensor, added: Tensor | None) -> None:
+        self.matrix = matrix
+        self._shape = None if added is None else added.shape
         self.begin()
 
     def begin(self) -> None:
         """Forget what an earlier backward pass left."""
-        self.matrix_gradient: Tensor | None = None  # [O, I]
-        self.bias_gradient: Tensor | None = None
-        self.inputs: Tensor | None = None  # [BLOCK, B, I]
-        self.outputs: Tensor | None = None  # gradients, [BLOCK, B, O]
-        self.rows = 0
+        self.matrix_gradient = torch.zeros_like(self.matrix)
+        self.added_gradient: Tensor | None = None
 
-    def add(self, x: Tensor, parts: list[Tensor]) -> Tensor:
+    def add(self, step: int, x: Tensor, parts: list[Tensor]) -> Tensor:
         """Take in a step's input and its outputs' gradients; gives the latter side by side."""
-        if self.inputs is None or self.outputs is None:
-            self.inputs = x.new_empty(BLOCK, *x.shape)
-            self.outputs = x.new_empty(BLOCK, len(x), len(self.matrix))
-        if self.rows == BLOCK:
-            self.add_up()
-        self.inputs[self.rows] = x
-        gradient = torch.cat(parts, dim=1, out=self.outputs[self.rows])
-        self.rows += 1
+        if self._shape is not None and self.added_gradient is None:
+            self.added_gradient = x.new_zeros(self._shape)
+        if self.added_gradient is not None and self.added_gradient.dim() == 3:
+            gradient = torch.cat(parts, dim=1, out=self.added_gradient[step])
+        else:
+            gradient = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            if self.added_gradient is not None:
+                self.added_gradient += gradient.sum(0)
+        self.matrix_gradient.addmm_(gradient.t(), x)
         return gradient
-
-    def add_up(self) -> None:
-        """Compute the share of the steps taken in."""
-        if self.rows == 0 or self.inputs is None or self.outputs is None:
-            return
-        inputs = self.inputs[: self.rows].flatten(0, 1)  # [steps B, I]
-        outputs = self.outputs[: self.rows].flatten(0, 1)  # [steps B, O]
-        share = product(inputs.t(), outputs.t()).t()
-        self.matrix_gradient = _sum(self.matrix_gradient, share)
-        if self.bias is not None:
-            self.bias_gradient = _sum(self.bias_gradient, outputs.sum(0))
-        self.rows = 0
-
-
-def _sum(total: Tensor | None, share: Tensor) -> Tensor:
-    return share if total is None else total.add_(share)
 
 
 class _Begin(torch.autograd.Function):
     """Hand out the first token; its backward pass, after all steps', has the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, _bias: Tensor | None, sums: _Sums) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, _added: Tensor | None, sums: _Sums) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.sums = sums
         return weight.new_zeros(())
@@ -121,39 +99,43 @@ class _Begin(torch.autograd.Function):
         sums: _Sums = ctx.sums
         if token is None:  # no step was reached
             return None, None, None
-        sums.add_up()
-        gradients = sums.matrix_gradient, sums.bias_gradient, None
+        gradients = sums.matrix_gradient, sums.added_gradient, None
         sums.begin()
         return gradients
 
 
 class _Step(torch.autograd.Function):
-    """One step; the gradients of its matrix and bias go to the sums."""
+    """One step; the gradients of its matrix and of what it adds go to the sums."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, token: Tensor, sums: _Sums, sizes: tuple[int, ...]
+        ctx: Any,
+        x: Tensor,
+        token: Tensor,
+        added: Tensor | None,
+        step: int,
+        sums: _Sums,
+        sizes: list[int],
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         # Saved, the matrix is checked: changed in place before backward, it is an error.
         ctx.save_for_backward(x, sums.matrix)
-        ctx.sums, ctx.sizes = sums, sizes
-        result = product(x, sums.matrix, sums.bias)
-        return *torch.split(result, list(sizes), dim=1), token.new_zeros(())
+        ctx.step, ctx.sums, ctx.sizes = step, sums, sizes
+        result = _product(x, sums.matrix, added)
+        return *torch.split(result, sizes, dim=1), token.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, matrix = ctx.saved_tensors
         *parts, token = gradients
         sums: _Sums = ctx.sums
         if token is None:  # the last step that this backward pass reaches
             sums.begin()
-        if all(part is None for part in parts):
-            return None, x.new_zeros(()), None, None
+            token = x.new_zeros(())
         known = [
             x.new_zeros(len(x), size) if part is None else part
             for part, size in zip(parts, ctx.sizes, strict=True)
         ]
-        gradient = sums.add(x, known)
-        return product(gradient, matrix.t()), x.new_zeros(()), None, None
+        gradient = sums.add(ctx.step, x, known)
+        return gradient.mm(matrix), token, None, None, None, None

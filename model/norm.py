@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,8 @@ class StepBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(1, size))
         self.register_buffer("running_var", torch.ones(1, size))
         self.register_buffer("updates", torch.zeros(1, dtype=torch.long))
-        self._moments: list[tuple[Tensor, Tensor, int]] = []
+        self._moments: list[tuple[Tensor, Tensor, int]] = []  # mean, 1/std, how many
+        self._first = 0  # time step of the first
 
     def over(self, span: Span) -> Normalise:
         """Begin a pass over ``span``; in training, `close` must end it."""
@@ -121,9 +122,11 @@ class StepBatchNorm(nn.Module):
             valid = None
             if span.valid is not None and running < value.shape[-2]:
                 valid = span.valid[max(step, 0)]
-            result, mean, var, count = self._measured(value, valid, running)
+            result, moments = self._measured(value, valid, running)
             if step >= 0:  # what was computed from earlier calls' cells was counted there
-                self._moments.append((mean, var * (count / (count - 1)), first + step))
+                if not self._moments:
+                    self._first = first + step
+                self._moments.append(moments)
             return result
 
         return normalise
@@ -133,24 +136,23 @@ class StepBatchNorm(nn.Module):
 
     def _measured(
         self, value: Tensor, valid: Tensor | None, running: int
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
         """Normalise ``value`` ``[..., B, H]`` by its own moments; these come back detached."""
         rows = value.reshape(-1, value.shape[-1])
         if valid is None:  # one fused kernel
             result, mean, inverse = torch.native_batch_norm(
                 rows, self.weight, self.bias, None, None, True, 0.0, EPSILON
             )
-            var = (inverse.detach() ** -2 - EPSILON).clamp_min(0)
-            return result.view_as(value), mean.detach(), var, rows.shape[0]
+            return result.view_as(value), (mean.detach(), inverse.detach(), len(rows))
         count = running * (rows.shape[0] // valid.shape[0])
         share = valid.to(value.dtype).expand(value.shape[:-1]).reshape(-1, 1) / count
         mean = (rows * share).sum(0)
         centred = rows - mean
-        var = (centred.square() * share).sum(0)
-        result = centred * ((var + EPSILON).rsqrt() * self.weight)
+        inverse = ((centred.square() * share).sum(0) + EPSILON).rsqrt()
+        result = centred * (inverse * self.weight)
         if self.bias is not None:
             result = result + self.bias
-        return result.view_as(value), mean.detach(), var.detach(), count
+        return result.view_as(value), (mean.detach(), inverse.detach(), count)
 
     def _learned(self, span: Span) -> Normalise:
         device = self.weight.device
@@ -176,21 +178,24 @@ class StepBatchNorm(nn.Module):
         """End a pass: in training, learn the moments it measured."""
         moments, self._moments = self._moments, []
         if span.training and moments:
-            means, variances, steps = zip(*moments, strict=True)
-            self.learn(steps[0], torch.stack(means), torch.stack(variances))
+            means, inverses, counts = zip(*moments, strict=True)
+            self.learn(self._first, torch.stack(means), torch.stack(inverses), counts)
 
     @torch.no_grad()
-    def learn(self, first: int, mean: Tensor, var: Tensor) -> None:
+    def learn(self, first: int, mean: Tensor, inverse: Tensor, counts: Sequence[int]) -> None:
         """Move the running statistics towards what was measured.
 
         Args:
             first: Time step of the first row.
             mean: Of successive time steps, ``[steps, H]``.
-            var: Unbiased, as ``mean``.
+            inverse: 1/std by which they were normalised, as ``mean``.
+            counts: Values that were measured at each step.
         """
         end = min(first + len(mean), MAX_STEPS)
         if end <= first:
             return
+        count = mean.new_tensor(counts)[:, None]
+        var = (inverse**-2 - EPSILON).clamp_min(0) * (count / (count - 1))  # unbiased
         self._grow(end)
         seen = self.updates[first:end]
         pull = (1.0 / (seen + 1)).clamp_min(MOMENTUM).to(self.running_mean.dtype)[:, None]

@@ -183,6 +183,5 @@ def _learn(
     # Sequences only ever end: the measured steps follow one another.
     first, end = rows[0], rows[-1] + 1
     mean, inverse = moments[first:end].unbind(1)
-    counts = torch.tensor(span.running[steps[first] : steps[end - 1] + 1], dtype=mean.dtype)
-    var = (inverse**-2 - EPSILON).clamp_min(0) * (counts / (counts - 1))[:, None]
-    norm.learn(int(span.first[0]) + steps[first], mean, var)
+    counts = span.running[steps[first] : steps[end - 1] + 1]
+    norm.learn(int(span.first[0]) + steps[first], mean, inverse, counts)
