@@ -204,20 +204,21 @@ def run_sequence(
         look_back = _look_back(config, weights, norms, queue, absent, len(inputs))
     else:
         look_back = _look_back_by_age(config, weights, weights.position, norms, queue, absent)
-    from_inputs = F.linear(inputs, weights.input, weights.bias)  # [T, B, 5H]
-    from_hidden = StepLinear(weights.hidden, from_inputs, H, 4 * H)
-    from_mixed = StepLinear(weights.attended, weights.attended_bias, H)
-    from_attention = StepLinear(weights.attention_gates, None, 4 * H)
+    query_x, gates_x = (  # what the inputs say at each step, [T, B, H] and [T, B, 4H]
+        F.linear(inputs, weights.input[rows], weights.bias[rows])
+        for rows in (slice(H), slice(H, None))
+    )
+    ask = StepLinear(weights.hidden[:H], query_x)
+    attended = StepLinear(weights.attended, weights.attended_bias)
+    gate = StepLinear(torch.cat([weights.hidden[H:], weights.attention_gates], dim=1), gates_x)
     kept = keep.unbind(0) if keep is not None else None
     over = ended.unbind(0) if ended is not None else None
     cell, hiddens, cells, looks = queue[-1], [], [], []
     for step in range(len(inputs)):
-        query, gates = from_hidden(hidden)
-        mixed, look = look_back(query, cell, step)
-        (attended,) = from_mixed(mixed)
-        attention = norms.attention(F.elu(attended), step)
-        (into_gates,) = from_attention(attention)
-        cell, output = Gates.apply(gates, into_gates, cell)  # type: ignore[no-untyped-call]  # torch
+        mixed, look = look_back(ask(hidden), cell, step)
+        attention = norms.attention(F.elu(attended(mixed)), step)
+        gates = gate(torch.cat([hidden, attention], dim=1))
+        cell, output = Gates.apply(gates, cell)  # type: ignore[no-untyped-call]  # torch
         cell = norms.cell(cell, step)
         if over is not None:
             cell = cell.masked_fill(over[step], 0.0)
@@ -247,12 +248,10 @@ def _look_back(
 ) -> LookBack:
     """Project each cell once, when it enters the queue."""
     activation = ACTIVATIONS[config.attention_activation]
-    H = config.units
-    from_cell = StepLinear(weights.memory, weights.memory_bias, 2 * H)
+    remember = StepLinear(weights.memory, weights.memory_bias)
 
     def project(cell: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        (memory,) = from_cell(cell)
-        key, value = activation(memory).split(H, dim=1)
+        key, value = activation(remember(cell)).chunk(2, dim=1)
         return norms.key(key, step), norms.value(value, step)
 
     rows = len(queue)

@@ -13,22 +13,20 @@ class Gates(torch.autograd.Function):
     """``i * u + c * f`` and ``o`` from the gates' inputs, in the order i, f, u, o."""
 
     @staticmethod
-    def forward(
-        ctx: Any, gates: Tensor, from_attention: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """From two summands ``[B, 4H]`` and the cell ``[B, H]`` to the cell before norm, and o."""
+    def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """From ``[B, 4H]`` and the cell ``[B, H]`` to the cell before its norm, and o."""
         H = cell.shape[1]
-        opened = gates + from_attention
-        opened[:, :H].tanh_()
-        opened[:, H:].sigmoid_()
+        opened = torch.empty_like(gates)
+        torch.tanh(gates[:, :H], out=opened[:, :H])
+        torch.sigmoid(gates[:, H:], out=opened[:, H:])
         candidate, forget, update, output = opened.chunk(4, dim=1)
         ctx.save_for_backward(opened, cell)
         return torch.addcmul(candidate * update, cell, forget), output.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, new_cell: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the three inputs."""
+    def backward(ctx: Any, new_cell: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of both inputs."""
         opened, cell = ctx.saved_tensors
         H = cell.shape[1]
         candidate, forget, update, _ = opened.chunk(4, dim=1)
@@ -40,4 +38,4 @@ class Gates(torch.autograd.Function):
         into_output.copy_(output)
         into_candidate.addcmul_(into_candidate, candidate.square(), value=-1)
         gates[:, H:].mul_(opened[:, H:]).mul_(1 - opened[:, H:])
-        return gates, gates, new_cell * forget
+        return gates, new_cell * forget

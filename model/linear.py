@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 
 class StepLinear:
-    """``x_t W^T + b_t``, step after step, split into parts.
+    """``x_t W^T + b_t``, step after step.
 
     A token that autograd hands from step to step makes the backward passes run in reverse order,
     and the matrix's own node last, when its gradient is complete. On other devices than the CPU,
@@ -24,27 +24,28 @@ class StepLinear:
     Args:
         weight: W, ``[O, I]``.
         added: b, the same at each step ``[O]``, or of each step ``[T, B, O]``; None: 0.
-        sizes: Features of each part; they add up to O.
     """
 
-    def __init__(self, weight: Tensor, added: Tensor | None, *sizes: int) -> None:
-        self._weight, self._sizes = weight, list(sizes)
+    def __init__(self, weight: Tensor, added: Tensor | None) -> None:
+        self._weight = weight
         self._plain = weight.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         if not self._plain:
             # Autograd's nodes know the sums, not this object, which knows the latest node.
             self._sums = _Sums(weight.detach(), added)
             self._token: Tensor = _Begin.apply(weight, added, self._sums)  # type: ignore[no-untyped-call]  # torch
             added = None if added is None else added.detach()
-        each = added is not None and added.dim() == 3
-        self._added = enumerate(added.unbind(0) if each else repeat(added))
+        self._added = enumerate(
+            repeat(added) if added is None or added.dim() == 1 else added.unbind(0)
+        )
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Apply it to the next step's ``[B, I]``; gives the parts, ``[B, size]`` each."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply it to the next step's ``[B, I]``; gives ``[B, O]``."""
         step, added = next(self._added)
         if self._plain:
-            return torch.split(_product(x, self._weight, added), self._sizes, dim=1)
-        *parts, self._token = _Step.apply(x, self._token, added, step, self._sums, self._sizes)  # type: ignore[no-untyped-call]  # torch
-        return tuple(parts)
+            return _product(x, self._weight, added)
+        result: Tensor
+        result, self._token = _Step.apply(x, self._token, added, step, self._sums)  # type: ignore[no-untyped-call]  # torch
+        return result
 
 
 def _product(x: Tensor, matrix: Tensor, added: Tensor | None) -> Tensor:
@@ -70,18 +71,17 @@ class _Sums:
         self.matrix_gradient = torch.zeros_like(self.matrix)
         self.added_gradient: Tensor | None = None
 
-    def add(self, step: int, x: Tensor, parts: list[Tensor]) -> Tensor:
-        """Take in a step's input and its outputs' gradients; gives the latter side by side."""
-        if self._shape is not None and self.added_gradient is None:
-            self.added_gradient = x.new_zeros(self._shape)
-        if self.added_gradient is not None and self.added_gradient.dim() == 3:
-            gradient = torch.cat(parts, dim=1, out=self.added_gradient[step])
-        else:
-            gradient = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-            if self.added_gradient is not None:
-                self.added_gradient += gradient.sum(0)
+    def add(self, step: int, x: Tensor, gradient: Tensor) -> None:
+        """Take in a step's input and its output's gradient."""
         self.matrix_gradient.addmm_(gradient.t(), x)
-        return gradient
+        if self._shape is None:
+            return
+        if self.added_gradient is None:
+            self.added_gradient = x.new_zeros(self._shape)
+        if len(self._shape) == 1:
+            self.added_gradient += gradient.sum(0)
+        else:
+            self.added_gradient[step] = gradient
 
 
 class _Begin(torch.autograd.Function):
@@ -109,33 +109,25 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        token: Tensor,
-        added: Tensor | None,
-        step: int,
-        sums: _Sums,
-        sizes: list[int],
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, x: Tensor, token: Tensor, added: Tensor | None, step: int, sums: _Sums
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         # Saved, the matrix is checked: changed in place before backward, it is an error.
         ctx.save_for_backward(x, sums.matrix)
-        ctx.step, ctx.sums, ctx.sizes = step, sums, sizes
-        result = _product(x, sums.matrix, added)
-        return *torch.split(result, sizes, dim=1), token.new_zeros(())
+        ctx.step, ctx.sums = step, sums
+        return _product(x, sums.matrix, added), token.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, gradient: Tensor | None, token: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         x, matrix = ctx.saved_tensors
-        *parts, token = gradients
         sums: _Sums = ctx.sums
         if token is None:  # the last step that this backward pass reaches
             sums.begin()
             token = x.new_zeros(())
-        known = [
-            x.new_zeros(len(x), size) if part is None else part
-            for part, size in zip(parts, ctx.sizes, strict=True)
-        ]
-        gradient = sums.add(ctx.step, x, known)
-        return gradient.mm(matrix), token, None, None, None, None
+        if gradient is None:
+            return None, token, None, None, None
+        sums.add(ctx.step, x, gradient)
+        return gradient.mm(matrix), token, None, None, None

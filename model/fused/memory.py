@@ -36,7 +36,7 @@ class Pool:
 
     def _fitting(self, size: int) -> Tensor:
         """The smallest free block that is large enough, else a new one in the largest's place."""
-        blocks = sorted(tuple(self._free.values()), key=len)
+        blocks = sorted(self._free.values(), key=len)
         for block in [block for block in blocks if len(block) >= size] or blocks[-1:]:
             found = self._free.pop(block.data_ptr(), None)  # None: another thread was faster
             if found is not None and len(found) >= size:
