@@ -193,11 +193,12 @@ def test_no_two_users_share_a_block(sizes, seed):
 
 def test_released_memory_goes_back_to_the_system():
     layer = make_layer(2, layers=1)
-    x = torch.randn(2000, 16, 3)
-    layer(x)[0].sum().backward()
+    saved = 10_000 * 16 * layer.hidden_size * 10 * 8
+    assert saved > 32 << 20  # glibc keeps smaller pieces for itself
+    layer(torch.randn(10_000, 16, 3))[0].sum().backward()
     before = resident()
     fused.release_memory()
-    assert before - resident() > 2000 * 16 * layer.hidden_size * 10 * 8 / 2
+    assert before - resident() > saved / 2
 
 
 @pytest.mark.parametrize("threads", [1, 2])
