@@ -68,17 +68,18 @@ class _Sums:
 
     def begin(self) -> None:
         """Forget what an earlier backward pass left."""
-        self.matrix_gradient = torch.zeros_like(self.matrix)
+        self.matrix_gradient: Tensor | None = None
         self.added_gradient: Tensor | None = None
 
     def add(self, step: int, x: Tensor, gradient: Tensor) -> None:
         """Take in a step's input and its output's gradient."""
+        if self.matrix_gradient is None:
+            self.matrix_gradient = torch.zeros_like(self.matrix)
+            self.added_gradient = None if self._shape is None else x.new_zeros(self._shape)
         self.matrix_gradient.addmm_(gradient.t(), x)
-        if self._shape is None:
-            return
         if self.added_gradient is None:
-            self.added_gradient = x.new_zeros(self._shape)
-        if len(self._shape) == 1:
+            return
+        if self.added_gradient.dim() == 1:
             self.added_gradient += gradient.sum(0)
         else:
             self.added_gradient[step] = gradient

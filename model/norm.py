@@ -102,8 +102,7 @@ class StepBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(1, size))
         self.register_buffer("running_var", torch.ones(1, size))
         self.register_buffer("updates", torch.zeros(1, dtype=torch.long))
-        self._moments: list[tuple[Tensor, Tensor, int]] = []  # mean, 1/std, how many
-        self._first = 0  # time step of the first
+        self._moments: list[tuple[Tensor, Tensor, int, int]] = []  # mean, 1/std, how many, step
 
     def over(self, span: Span) -> Normalise:
         """Begin a pass over ``span``; in training, `close` must end it."""
@@ -124,9 +123,7 @@ class StepBatchNorm(nn.Module):
                 valid = span.valid[max(step, 0)]
             result, moments = self._measured(value, valid, running)
             if step >= 0:  # what was computed from earlier calls' cells was counted there
-                if not self._moments:
-                    self._first = first + step
-                self._moments.append(moments)
+                self._moments.append((*moments, first + step))
             return result
 
         return normalise
@@ -178,8 +175,8 @@ class StepBatchNorm(nn.Module):
         """End a pass: in training, learn the moments it measured."""
         moments, self._moments = self._moments, []
         if span.training and moments:
-            means, inverses, counts = zip(*moments, strict=True)
-            self.learn(self._first, torch.stack(means), torch.stack(inverses), counts)
+            means, inverses, counts, steps = zip(*moments, strict=True)
+            self.learn(steps[0], torch.stack(means), torch.stack(inverses), counts)
 
     @torch.no_grad()
     def learn(self, first: int, mean: Tensor, inverse: Tensor, counts: Sequence[int]) -> None:

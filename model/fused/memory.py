@@ -37,10 +37,12 @@ class Pool:
     def _fitting(self, size: int) -> Tensor:
         """The smallest free block that is large enough, else a new one in the largest's place."""
         blocks = sorted(self._free.values(), key=len)
-        for block in [block for block in blocks if len(block) >= size] or blocks[-1:]:
-            found = self._free.pop(block.data_ptr(), None)  # None: another thread was faster
-            if found is not None and len(found) >= size:
-                return found
+        for block in blocks:
+            # Where another thread was faster, there is nothing to pop.
+            if len(block) >= size and self._free.pop(block.data_ptr(), None) is not None:
+                return block
+        if blocks:
+            self._free.pop(blocks[-1].data_ptr(), None)
         return torch.empty(size, dtype=torch.uint8)
 
 
