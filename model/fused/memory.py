@@ -31,7 +31,7 @@ class Pool:
         return torch.frombuffer(view, dtype=torch.uint8)
 
     def release(self) -> None:
-        """Give all free blocks back to the system."""
+        """Give all free blocks back to the allocator."""
         self._free.clear()
 
     def _fitting(self, size: int) -> Tensor:
