@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
+# In place where that can be: one tensor less to keep, and the gradient needs no exponential.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda value: value,
-    "elu": F.elu,
-    "relu": torch.relu,
+    "elu": F.elu_,
+    "relu": torch.relu_,
     "gelu": F.gelu,
-    "tanh": torch.tanh,
+    "tanh": torch.tanh_,
 }
 
 
@@ -90,6 +91,7 @@ class Window:
         window_size: K.
         num_heads: N.
         absent: Slots of the R that hold no cell, ``[R, B]``; None where all do.
+        looks: Takes each step's weights, ``[W, B, N]``, oldest first; None: nobody asks.
     """
 
     def __init__(
@@ -99,17 +101,21 @@ class Window:
         window_size: int,
         num_heads: int,
         absent: Tensor | None,
+        looks: list[Tensor] | None,
     ) -> None:
         rows, batch, hidden = keys.shape
         self.num_heads = num_heads
         self.window_size = window_size
         self.absent = absent
+        self.looks = looks
         self.scale = math.sqrt(num_heads / hidden)  # 1 / sqrt(head_size)
         self.newest = rows - 1
         lanes, head_size = batch * num_heads, hidden // num_heads
         # [keys or values, D, rows, B x N]
         self.memory = keys.new_empty(2, head_size, rows + steps - 1, lanes)
-        self.scratch = keys.new_empty(head_size, min(window_size, rows + steps - 1), lanes)
+        # Of one step at a time, [D, W, B x N] and [W, B x N]
+        self.products = keys.new_empty(head_size, min(window_size, rows + steps - 1), lanes)
+        self.scores = torch.empty_like(self.products[0])
         self.gradient: Tensor | None = None
 
     def fill(self, keys: Tensor, values: Tensor) -> Tensor:
@@ -123,7 +129,7 @@ class Window:
 
     def attend(
         self, token: Tensor, query: Tensor, key: Tensor | None = None, value: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Let one step look back.
 
         Args:
@@ -133,13 +139,22 @@ class Window:
             value: As ``key``.
 
         Returns:
-            The weighted mix of values, ``[B, H]``, the weights, oldest first, ``[W, B, N]``, and
-            this step's token.
+            The weighted mix of values, ``[B, H]``, and this step's token.
         """
         if key is not None:
             self.newest += 1
-        mixed, weights, token = _Attend.apply(query, key, value, token, self)  # type: ignore[no-untyped-call]  # torch
-        return mixed, weights.view(-1, query.shape[0], self.num_heads), token
+        mixed, token = _Attend.apply(query, key, value, token, self)  # type: ignore[no-untyped-call]  # torch
+        return mixed, token
+
+    def weigh(self, asked: Tensor, rows: slice) -> Tensor:
+        """Weights of a step's window, ``[W, B x N]``, for its query ``[D, 1, B x N]``."""
+        keys = self.memory[0, :, rows]
+        scores = _dot(keys, asked, self.scores[: keys.shape[1]])
+        if self.absent is not None and rows.start < len(self.absent):
+            absent = self.absent[rows]
+            lanes = scores[: len(absent)].view(*absent.shape, -1)
+            lanes.masked_fill_(absent[..., None], -math.inf)
+        return scores.softmax(0)
 
     def split(self, value: Tensor) -> Tensor:
         """``[..., B, H]`` to ``[..., D, B x N]``, in the buffer's type."""
@@ -150,9 +165,9 @@ class Window:
         return join_heads(value.view(*value.shape[:-1], -1, self.num_heads))
 
 
-def _dot(rows: Tensor, one: Tensor) -> Tensor:
+def _dot(rows: Tensor, one: Tensor, total: Tensor) -> Tensor:
     """Products of ``[D, W, lanes]`` with ``[D, 1, lanes]``, summed over D to ``[W, lanes]``."""
-    total = rows[0] * one[0]
+    torch.mul(rows[0], one[0], out=total)
     for row, other in zip(rows[1:], one[1:], strict=True):
         total.addcmul_(row, other)
     return total
@@ -192,32 +207,27 @@ class _Attend(torch.autograd.Function):
         value: Tensor | None,
         token: Tensor,
         window: Window,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        newest = window.newest
-        oldest = max(0, newest + 1 - window.window_size)
+    ) -> tuple[Tensor, Tensor]:
+        rows = slice(max(0, window.newest + 1 - window.window_size), window.newest + 1)
         if key is not None and value is not None:
             for memory, part in zip(window.memory, (key, value), strict=True):
                 heads = split_heads(part, window.num_heads)  # [D, B, N]
-                memory[:, newest].view(heads.shape).copy_(heads)
-        keys, values = window.memory[:, :, oldest : newest + 1]  # [D, W, B x N] each
+                memory[:, window.newest].view(heads.shape).copy_(heads)
         asked = (window.split(query) * window.scale)[:, None]  # [D, 1, B x N]
-        scores = _dot(keys, asked)  # [W, B x N]
-        if window.absent is not None and oldest < len(window.absent):
-            absent = window.absent[oldest:]
-            lanes = scores[: len(absent)].view(*absent.shape, -1)
-            lanes.masked_fill_(absent[..., None], -math.inf)
-        weights = scores.softmax(0)
-        mixed = torch.mul(values, weights, out=window.scratch[:, : len(weights)]).sum(1)
+        weights = window.weigh(asked, rows)
+        if window.looks is not None:
+            window.looks.append(weights.view(len(weights), -1, window.num_heads))
+        products = window.products[:, : len(weights)]
+        mixed = torch.mul(window.memory[1, :, rows], weights, out=products).sum(1)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(weights)
         ctx.save_for_backward(asked, weights)
-        ctx.window, ctx.rows, ctx.entered = window, slice(oldest, newest + 1), key is not None
-        return window.join(mixed), weights, token.new_zeros(())
+        ctx.window, ctx.rows, ctx.entered = window, rows, key is not None
+        return window.join(mixed), token.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, mixed: Tensor | None, _weights: None, token: Tensor | None
+        ctx: Any, mixed: Tensor | None, token: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, None]:
         window: Window = ctx.window
         asked, weights = ctx.saved_tensors
@@ -231,11 +241,11 @@ class _Attend(torch.autograd.Function):
             keys, values = window.memory[:, :, ctx.rows]
             mixed = window.split(mixed)[:, None]  # [D, 1, B x N]
             value_gradient.addcmul_(weights, mixed)
-            scores = _dot(values, mixed).mul_(weights)
+            scores = _dot(values, mixed, window.scores[: len(weights)]).mul_(weights)
             scores.addcmul_(weights, scores.sum(0), value=-1)  # through the softmax, [W, B x N]
             key_gradient.addcmul_(scores, asked)
-            product = torch.mul(keys, scores, out=window.scratch[:, : len(weights)])
-            query = window.join(product.sum(1) * window.scale)
+            products = torch.mul(keys, scores, out=window.products[:, : len(weights)])
+            query = window.join(products.sum(1) * window.scale)
         if not ctx.entered:
             return query, None, None, asked.new_zeros(()), None
         return (

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from model import fused
 from model.attention import ACTIVATIONS, Window, attend, positional_features
 from model.config import ModelConfig
-from model.gates import Gates
+from model.gates import Gates, OutputGate
 from model.linear import StepLinear
 from model.norm import Normalise, Span, make_norm
 
@@ -46,14 +46,10 @@ class CellNorms(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a layer computed.
-
-    The fused kernel gives no weights, and of full sequences only the latest cells (one window).
-    """
+    """What a layer computed."""
 
     hidden: Tensor  # [T, B, H]
-    cells: Tensor  # [T, B, H], or the latest of them
-    attention: list[Tensor]  # per step [W, B, N], oldest first
+    cells: Tensor  # [T, B, H], or the latest of them: one window, where no sequence ends early
 
 
 class LARNNCell(nn.Module):
@@ -124,7 +120,13 @@ class LARNNCell(nn.Module):
         return F.linear(features, matrix)[:, None]
 
     def forward(
-        self, inputs: Tensor, hidden: Tensor, queue: Tensor, absent: Tensor | None, span: Span
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        queue: Tensor,
+        absent: Tensor | None,
+        span: Span,
+        looks: list[Tensor] | None = None,
     ) -> Trace:
         """Run over a sequence.
 
@@ -134,9 +136,11 @@ class LARNNCell(nn.Module):
             queue: Past cells, oldest first, ``[R, B, H]`` with ``1 <= R <= window_size``.
             absent: Which of them do not exist, ``[R, B]``; None where all do.
             span: Which time steps these are.
+            looks: Takes each step's attention weights, ``[W, B, N]``, oldest first; needs PyTorch's
+                path. None: nobody asks.
 
         Returns:
-            Hidden states, cells and attention weights of each step.
+            Hidden states and cells.
         """
         norms = (
             self.key_norm,
@@ -153,8 +157,7 @@ class LARNNCell(nn.Module):
         weights = self.weights()
         if span.fused and fused.takes(absent, span, norms):
             trace = Trace(
-                *fused.run_sequence(self.config, weights, norms, inputs, hidden, queue, keep, span),
-                attention=[],
+                *fused.run_sequence(self.config, weights, norms, inputs, hidden, queue, keep, span)
             )
         else:
             trace = run_sequence(
@@ -167,6 +170,7 @@ class LARNNCell(nn.Module):
                 absent,
                 span.ended,
                 keep,
+                looks,
             )
         for norm in norms:
             norm.close(span)
@@ -183,6 +187,7 @@ def run_sequence(
     absent: Tensor | None,
     ended: Tensor | None,
     keep: Tensor | None,
+    looks: list[Tensor] | None,
 ) -> Trace:
     """One layer over one sequence, in PyTorch's own operations.
 
@@ -198,12 +203,15 @@ def run_sequence(
             states and cells are 0 there: nobody reads them, but under a norm by others' moments
             they would grow step by step, and inf * 0 is NaN.
         keep: Factors of dropout, ``[T, B, H]`` or None.
+        looks: Takes each step's attention weights, ``[W, B, N]``; None: nobody asks.
     """
     H = config.units
     if weights.position is None:
-        look_back = _look_back(config, weights, norms, queue, absent, len(inputs))
+        look_back = _look_back(config, weights, norms, queue, absent, len(inputs), looks)
     else:
-        look_back = _look_back_by_age(config, weights, weights.position, norms, queue, absent)
+        look_back = _look_back_by_age(
+            config, weights, weights.position, norms, queue, absent, looks
+        )
     query_x, gates_x = (  # what the inputs say at each step, [T, B, H] and [T, B, 4H]
         F.linear(inputs, weights.input[rows], weights.bias[rows])
         for rows in (slice(H), slice(H, None))
@@ -213,29 +221,29 @@ def run_sequence(
     gate = StepLinear(torch.cat([weights.hidden[H:], weights.attention_gates], dim=1), gates_x)
     kept = keep.unbind(0) if keep is not None else None
     over = ended.unbind(0) if ended is not None else None
-    cell, hiddens, cells, looks = queue[-1], [], [], []
+    cell, hiddens, cells = queue[-1], [], []
     for step in range(len(inputs)):
-        mixed, look = look_back(ask(hidden), cell, step)
-        attention = norms.attention(F.elu(attended(mixed)), step)
+        mixed = look_back(ask(hidden), cell, step)
+        attention = norms.attention(F.elu_(attended(mixed)), step)
         gates = gate(torch.cat([hidden, attention], dim=1))
         cell, output = Gates.apply(gates, cell)  # type: ignore[no-untyped-call]  # torch
         cell = norms.cell(cell, step)
         if over is not None:
             cell = cell.masked_fill(over[step], 0.0)
-        hidden = norms.hidden(output * F.elu(cell), step)
+        hidden = norms.hidden(OutputGate.apply(output, cell), step)  # type: ignore[no-untyped-call]  # torch
         if kept is not None:
             hidden = hidden * kept[step]
         if over is not None:
             hidden = hidden.masked_fill(over[step], 0.0)
         hiddens.append(hidden)
         cells.append(cell)
-        looks.append(look)
-    return Trace(torch.stack(hiddens), torch.stack(cells), looks)
+    latest = cells if over is not None else cells[-config.window_size :]
+    return Trace(torch.stack(hiddens), torch.stack(latest))
 
 
 # From a step's query before its activation [B, H], the newest cell [B, H] and the step's number to
-# the mix of values [B, H] and the weights [W, B, N].
-LookBack = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+# the mix of values [B, H].
+LookBack = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def _look_back(
@@ -245,6 +253,7 @@ def _look_back(
     queue: Tensor,
     absent: Tensor | None,
     steps: int,
+    looks: list[Tensor] | None,
 ) -> LookBack:
     """Project each cell once, when it enters the queue."""
     activation = ACTIVATIONS[config.attention_activation]
@@ -257,14 +266,14 @@ def _look_back(
     rows = len(queue)
     known = [project(cell, row + 1 - rows) for row, cell in enumerate(queue.unbind(0))]
     keys, values = (torch.stack(part) for part in zip(*known, strict=True))
-    window = Window(keys, steps, config.window_size, config.num_heads, absent)
+    window = Window(keys, steps, config.window_size, config.num_heads, absent, looks)
     token = window.fill(keys, values)
 
-    def look_back(query: Tensor, cell: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def look_back(query: Tensor, cell: Tensor, step: int) -> Tensor:
         nonlocal token
         newest = project(cell, step) if step > 0 else ()
-        mixed, looked_at, token = window.attend(token, activation(query), *newest)
-        return mixed, looked_at
+        mixed, token = window.attend(token, activation(query), *newest)
+        return mixed
 
     return look_back
 
@@ -276,13 +285,14 @@ def _look_back_by_age(
     norms: CellNorms,
     queue: Tensor,
     absent: Tensor | None,
+    looks: list[Tensor] | None,
 ) -> LookBack:
     """Keys and values change with a cell's age: only their share of the cell is projected once."""
     activation = ACTIVATIONS[config.attention_activation]
     K = config.window_size
     projected = list(F.linear(queue, weights.memory, weights.memory_bias).unbind(0))
 
-    def look_back(query: Tensor, cell: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def look_back(query: Tensor, cell: Tensor, step: int) -> Tensor:
         if step > 0:
             projected.append(F.linear(cell, weights.memory, weights.memory_bias))
         latest = projected[-K:]
@@ -292,12 +302,15 @@ def _look_back_by_age(
         if absent is not None and len(projected) - len(latest) < len(absent):
             early = absent[len(projected) - len(latest) :]
             gone = F.pad(early, (0, 0, 0, len(latest) - len(early)))
-        return attend(
+        mixed, looked_at = attend(
             activation(query),
             norms.key(key, step),
             norms.value(value, step),
             config.num_heads,
             gone,
         )
+        if looks is not None:
+            looks.append(looked_at)
+        return mixed
 
     return look_back

@@ -1,4 +1,4 @@
-"""The LSTM's gates as one autograd function: one gradient tensor instead of a dozen small ones."""
+"""The LSTM's gates as autograd functions: one gradient tensor instead of a dozen small ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 
 class Gates(torch.autograd.Function):
@@ -21,7 +22,7 @@ class Gates(torch.autograd.Function):
         torch.sigmoid(gates[:, H:], out=opened[:, H:])
         candidate, forget, update, output = opened.chunk(4, dim=1)
         ctx.save_for_backward(opened, cell)
-        return torch.addcmul(candidate * update, cell, forget), output.clone()
+        return torch.addcmul(candidate * update, cell, forget), output
 
     @staticmethod
     @once_differentiable
@@ -39,3 +40,22 @@ class Gates(torch.autograd.Function):
         into_candidate.addcmul_(into_candidate, candidate.square(), value=-1)
         gates[:, H:].mul_(opened[:, H:]).mul_(1 - opened[:, H:])
         return gates, new_cell * forget
+
+
+class OutputGate(torch.autograd.Function):
+    """``o * elu(c)``; the exponential is taken once, for both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, cell: Tensor) -> Tensor:
+        """From o and the cell, both ``[B, H]``, to the hidden state before its norm."""
+        bounded = F.elu(cell)
+        ctx.save_for_backward(output, bounded)
+        return output * bounded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of both inputs."""
+        output, bounded = ctx.saved_tensors
+        slope = bounded.clamp_max(0.0).add_(1.0)  # of elu: e^c, as elu(c) + 1, where c < 0
+        return hidden * bounded, slope.mul_(hidden).mul_(output)

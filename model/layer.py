@@ -158,10 +158,7 @@ class LARNN(nn.Module):
             ValueError: If a shape, type or device does not fit; or in training with batch norm, if
                 the batch is one sequence, or its sequences have not seen equally many steps.
         """
-        output, after, _ = self._run(
-            x, state, lengths, training=self.training, fused=self.backend == "fused"
-        )
-        return output, after
+        return self._run(x, state, lengths, training=self.training)
 
     @torch.no_grad()
     def attention(self, x: Tensor, state: LARNNState | None = None) -> Tensor:
@@ -175,7 +172,8 @@ class LARNN(nn.Module):
             Weights ``[num_layers, B, N, T, K]``, the newest cell last; they sum to 1 over K, and
             slots without a cell have 0. Unbatched: without B.
         """
-        looks = self._run(x, state, None, training=False, fused=False)[2]
+        looks: list[list[Tensor]] = [[] for _ in self.cells]
+        self._run(x, state, None, training=False, looks=looks)
         K = self.config.window_size
         filled = [
             [F.pad(look, (0, 0, 0, 0, K - len(look), 0)) for look in layer] for layer in looks
@@ -191,8 +189,8 @@ class LARNN(nn.Module):
         lengths: Tensor | None,
         *,
         training: bool,
-        fused: bool,
-    ) -> tuple[Tensor, LARNNState, list[list[Tensor]]]:
+        looks: list[list[Tensor]] | None = None,
+    ) -> tuple[Tensor, LARNNState]:
         """Bring what the caller gave to ``[T, B, F]``, run, and bring the results back."""
         unbatched = x.dim() == 2
         self._check(x, state, lengths)
@@ -205,34 +203,46 @@ class LARNN(nn.Module):
             x = x.transpose(0, 1)
         if state is None:
             state = self._start(x)
+        fused = looks is None and self.backend == "fused"  # the kernel keeps no weights
         span, lengths = self._span(x, state.steps, lengths, training=training, fused=fused)
-        output, after, looks = self._layers(x, state, lengths, span)
+        output, after = self._layers(x, state, lengths, span, looks)
         if unbatched:
             hidden, queue, steps = after
-            return output[:, 0], LARNNState(hidden[:, 0], queue[:, :, 0], steps[0]), looks
-        return output.transpose(0, 1) if self.batch_first else output, after, looks
+            return output[:, 0], LARNNState(hidden[:, 0], queue[:, :, 0], steps[0])
+        return output.transpose(0, 1) if self.batch_first else output, after
 
     def _layers(
-        self, x: Tensor, state: LARNNState, lengths: Tensor | None, span: Span
-    ) -> tuple[Tensor, LARNNState, list[list[Tensor]]]:
+        self,
+        x: Tensor,
+        state: LARNNState,
+        lengths: Tensor | None,
+        span: Span,
+        looks: list[list[Tensor]] | None,
+    ) -> tuple[Tensor, LARNNState]:
         """All layers over ``[T, B, F]``."""
         rows = torch.arange(span.history, device=x.device)[:, None]
         absent = rows < span.history - 1 - state.steps  # [R, B]
         gap = absent if bool(absent.any()) else None
-        hiddens, queues, looks = [], [], []
+        hiddens, queues = [], []
         if span.ended is not None:  # whatever stands there, even NaN, must not reach a gradient
             x = x.masked_fill(span.ended, 0.0)
         for number, cell in enumerate(self.cells):
             queue = state.queue[number]
-            trace: Trace = cell(x, state.hidden[number], queue[-span.history :], gap, span)
+            trace: Trace = cell(
+                x,
+                state.hidden[number],
+                queue[-span.history :],
+                gap,
+                span,
+                None if looks is None else looks[number],
+            )
             hidden, queue = _latest(trace, state.hidden[number], queue, lengths)
             hiddens.append(hidden)
             queues.append(queue)
-            looks.append(trace.attention)
             residual = self.config.stacking == "residual" and number > 0
             x = x + trace.hidden if residual else trace.hidden
         steps = state.steps + (span.length if lengths is None else lengths)
-        return x, LARNNState(torch.stack(hiddens), torch.stack(queues), steps), looks
+        return x, LARNNState(torch.stack(hiddens), torch.stack(queues), steps)
 
     def _start(self, x: Tensor) -> LARNNState:
         """Before the first step: h = 0, and a queue that holds c_0 = 0."""
