@@ -135,19 +135,29 @@ def measure_peak(case: Case) -> float:
 
 
 def measure_company(names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Median seconds of a step by itself, and while another process does the same."""
+    """Median seconds of a step by itself, and while another process does the same.
+
+    What counts is a difference of differences: there are more rounds than elsewhere, each process
+    is also measured alone, and each order takes its turn.
+    """
     cases = [Case(name) for name in names]
     one_thread = child_environment(os.environ, "cpu", 1)
     alone: dict[str, list[float]] = {name: [] for name in names}
     together: dict[str, list[float]] = {name: [] for name in names}
     with Trainer(cases, one_thread) as first, Trainer(cases, one_thread) as second:
-        for _ in range(3 * ROUNDS + 1):  # a difference of differences: noise counts fourfold
+        companies = [[first], [second], [first, second]]
+        for number in range(3 * ROUNDS + 1):
+            companies.append(companies.pop(0))
             for place, name in enumerate(names):
-                alone[name].append(first.step(place)[0])
-                for trainer in (first, second):
-                    trainer.begin(place)
-                together[name].append(statistics.mean(t.end()[0] for t in (first, second)))
-    return {n: (statistics.median(alone[n][1:]), statistics.median(together[n][1:])) for n in names}
+                for company in companies:
+                    for trainer in company:
+                        trainer.begin(place)
+                    seconds = [trainer.end()[0] for trainer in company]
+                    if number > 0:
+                        (alone if len(company) == 1 else together)[name] += seconds
+    return {
+        name: (statistics.median(alone[name]), statistics.median(together[name])) for name in names
+    }
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ page cleared. That took an eighth of the kernel's time.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import weakref
 
 import torch
@@ -21,29 +23,38 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, Tensor] = {}  # by address; blocks return from whichever thread
+        self._free: dict[int, mmap.mmap] = {}  # by identity; blocks return from whichever thread
 
     def take(self, size: int) -> Tensor:
         """Bytes with whatever they held, ``[size]``; their block returns when the last use ends."""
         block = self._fitting(size)
-        view = (ctypes.c_uint8 * size).from_address(block.data_ptr())
-        weakref.finalize(view, self._free.__setitem__, block.data_ptr(), block).atexit = False
+        view = (ctypes.c_uint8 * size).from_buffer(block)
+        weakref.finalize(view, self._free.__setitem__, id(block), block).atexit = False
         return torch.frombuffer(view, dtype=torch.uint8)
 
     def release(self) -> None:
-        """Give all free blocks back to the allocator."""
+        """Give all free blocks back to the system."""
         self._free.clear()
 
-    def _fitting(self, size: int) -> Tensor:
+    def _fitting(self, size: int) -> mmap.mmap:
         """The smallest free block that is large enough, else a new one in the largest's place."""
         blocks = sorted(self._free.values(), key=len)
         for block in blocks:
             # Where another thread was faster, there is nothing to pop.
-            if len(block) >= size and self._free.pop(block.data_ptr(), None) is not None:
+            if len(block) >= size and self._free.pop(id(block), None) is not None:
                 return block
         if blocks:
-            self._free.pop(blocks[-1].data_ptr(), None)
-        return torch.empty(size, dtype=torch.uint8)
+            self._free.pop(id(blocks[-1]), None)
+        return _map(size)
+
+
+def _map(size: int) -> mmap.mmap:
+    """New memory, in huge pages where the system has them: looking up small ones takes time."""
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        with contextlib.suppress(OSError):  # built without them
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 POOL = Pool()

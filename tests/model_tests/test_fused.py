@@ -1,6 +1,5 @@
 """The fused kernel computes what the oracle computes, and behaves as autograd expects."""
 
-import ctypes
 import itertools
 import random
 
@@ -192,19 +191,12 @@ def test_no_two_users_share_a_block(sizes, seed):
         assert (block == number).all()
 
 
-def trim_allocator():
-    """Have the allocator give back what it holds free, wherever in its heap that lies."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def test_released_memory_goes_back():
+def test_released_memory_goes_back_to_the_system():
     layer = make_layer(2, layers=1)
     saved = 10_000 * 16 * layer.hidden_size * 10 * 8
     layer(torch.randn(10_000, 16, 3))[0].sum().backward()
-    trim_allocator()
     before = resident()
     fused.release_memory()
-    trim_allocator()
     assert before - resident() > saved / 2
 
 
