@@ -16,6 +16,7 @@ from trials.trial import BUDGET_STATES, Trial, TrialState
 
 ACTIVE_STATES = (TrialState.WAITING, TrialState.RUNNING)
 RECOUNT_SECONDS = 10.0
+RECOUNTS = 5
 LARGEST_GAP = 1000
 """Numbers between two trials beyond which the higher one was made by hand: it counts, but the next
 trial's number is not sought behind it."""
@@ -136,10 +137,13 @@ class StudyView:
         self.finished = [other for other in self.finished if other.number != number]
 
     def _is_stale(self) -> bool:
-        counts = self._store.counts(self._study)
+        # A count may miss a trial that changes its state meanwhile; one that is gone, all miss.
+        return not any(self._agrees(self._store.counts(self._study)) for _ in range(RECOUNTS))
+
+    def _agrees(self, counts: Mapping[TrialState, int]) -> bool:
         retried = (TrialState.FAILED, TrialState.CANCELLED)
-        return sum(counts.values()) != len(self._trials) or any(
-            self._counts[state] > counts[state] for state in retried
+        return sum(counts.values()) == len(self._trials) and all(
+            self._counts[state] <= counts[state] for state in retried
         )
 
     def add(self, trials: list[Trial]) -> None:

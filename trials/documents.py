@@ -31,6 +31,11 @@ def trial_id(study: str, number: int) -> str:
     return f"{study}/{number}"
 
 
+def trial_ids(study: str) -> Document:
+    """Condition for the primary keys of all trials of a study."""
+    return {"$gt": f"{study}/", "$lt": f"{study}0"}  # 0 is the character after /
+
+
 def encode_spec(spec: StudySpec) -> Document:
     """A study's settings as plain values."""
     made: Document = plain(dataclasses.asdict(spec), f"study {spec.name!r}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 
 from pymongo.errors import DuplicateKeyError
 
 from trials import pipelines
 from trials.blobs import new_key, parse_key
-from trials.documents import Document, encode_failure, encode_outcome, trial_id
+from trials.documents import Document, encode_failure, encode_outcome, trial_id, trial_ids
 from trials.errors import BrokenDocumentError
 from trials.mongo_base import FLEETING
 from trials.mongo_feeding import MongoFeeding
@@ -250,15 +251,16 @@ class MongoStore(MongoFeeding):
         self, study: str, states: Sequence[TrialState] | None = None, with_reports: bool = True
     ) -> list[Trial]:
         """See `TrialStore.list_trials`."""
-        # With all states named, the queue's index gives them by number, without a sort.
-        chosen = [state.value for state in (TrialState if states is None else states)]
-        condition = {"study": study, "state": {"$in": chosen}}
+        if states is None:
+            # By primary key: scans by state miss a trial that goes from one to another meanwhile.
+            condition: Document = {"_id": trial_ids(study)}
+        else:
+            condition = {"study": study, "state": {"$in": [state.value for state in states]}}
         fields = None if with_reports else {"reports": 0}
-        found = self._trials.find(condition, fields).sort("number", 1)
-        made = [read_trial(document) for document in found]
+        made = [read_trial(document) for document in self._trials.find(condition, fields)]
         if not made:
             self._read_study(study)
-        return made
+        return sorted(made, key=attrgetter("number"))
 
     @retried
     def best_trial(self, study: str) -> Trial | None:

@@ -292,10 +292,14 @@ class TrialStore(Protocol):
     def list_trials(
         self, study: str, states: Sequence[TrialState] | None = None, with_reports: bool = True
     ) -> list[Trial]:
-        """Read trials by number; ``with_reports=False`` leaves `Trial.reports` empty (cheaper)."""
+        """Read trials by number; ``with_reports=False`` leaves `Trial.reports` empty (cheaper).
+
+        Without ``states`` every trial is there, also one that changes its state meanwhile; with
+        them such a trial may be missing, though it was in one of them all the time.
+        """
 
     def counts(self, study: str) -> Counts:
-        """Count trials by state."""
+        """Count trials by state; one that changes its state meanwhile may be missing."""
 
     def best_trial(self, study: str) -> Trial | None:
         """The COMPLETE trial of least loss (NaN excluded; ties: lowest number)."""

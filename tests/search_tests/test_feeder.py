@@ -512,6 +512,37 @@ def test_a_retried_trial_counts_again_only_when_it_has_ended() -> None:
     assert bench.counts() == {COMPLETE: 3}
 
 
+class Moving(MemoryStore):
+    """Two of three counts miss a running trial, as if it were on its way to COMPLETE."""
+
+    counted = listed = 0
+
+    def counts(self, study: str) -> dict[TrialState, int]:
+        self.counted += 1
+        found = dict(super().counts(study))
+        found[RUNNING] -= self.counted % 3 > 0
+        return found
+
+    def list_trials(
+        self, study: str, states: Sequence[TrialState] | None = None, with_reports: bool = True
+    ) -> list[Trial]:
+        self.listed += states is None
+        return super().list_trials(study, states, with_reports)
+
+
+def test_a_count_that_misses_a_moving_trial_is_no_reason_to_read_all_anew() -> None:
+    clock = Clock()
+    store = Moving(clock)
+    store.create_study(StudySpec("s", "module:function", SPACE.to_dict(), max_trials=10))
+    feeder = Feeder(store, "s", clock=clock)
+    for turn in range(4):
+        feeder.step()
+        store.reserve("s", "w", "host", f"claim-{turn}", 1000)
+        clock.advance(11)
+    assert store.counted > 0
+    assert store.listed == 1
+
+
 class Unreachable(MemoryStore):
     """Fails every other call of a round."""
 

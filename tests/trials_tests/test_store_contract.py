@@ -588,6 +588,25 @@ def test_each_trial_has_one_owner_however_many_want_it(store: TrialStore) -> Non
     assert sorted(taken) == list(range(30))
 
 
+def test_no_listing_misses_a_trial_that_changes_its_state_meanwhile(store: TrialStore) -> None:
+    store.create_study(dataclasses.replace(SPEC, max_trials=None))
+    add(store, *({"x": i} for i in range(300)))
+    turns, over = itertools.count(), threading.Event()
+
+    def work() -> None:
+        while trial := store.reserve("s", "w", "h", f"turn {next(turns)}", 1000):
+            store.finish(trial.claim, complete(0.0))
+        over.set()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while not over.is_set():
+        assert [trial.number for trial in store.list_trials("s")] == list(range(300))
+    for thread in threads:
+        thread.join()
+
+
 # -- claims --------------------------------------------------------------------------------------
 
 
