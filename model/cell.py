@@ -126,7 +126,7 @@ class LARNNCell(nn.Module):
         queue: Tensor,
         absent: Tensor | None,
         span: Span,
-        looks: list[Tensor] | None = None,
+        looks: list[Tensor] | None,
     ) -> Trace:
         """Run over a sequence.
 

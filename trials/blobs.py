@@ -18,7 +18,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from trials.documents import SCHEMA_VERSION, Document
+from trials.documents import SCHEMA_VERSION, Document, below
 from trials.trial import Claim
 
 BUCKET = "blobs"
@@ -83,12 +83,12 @@ class Blobs:
 
     def delete_below(self, prefix: str) -> None:
         """Delete every key that starts with ``prefix``, which ends with ``/``."""
-        self._files.delete_many({"_id": _below(prefix)})
-        self._chunks.delete_many({"files_id": _below(prefix)})
+        self._files.delete_many({"_id": below(prefix)})
+        self._chunks.delete_many({"files_id": below(prefix)})
 
     def keys_below(self, prefix: str) -> list[str]:
         """Complete blobs whose key starts with ``prefix``, which ends with ``/``."""
-        return [file["_id"] for file in self._files.find({"_id": _below(prefix)}, {"_id": 1})]
+        return [file["_id"] for file in self._files.find({"_id": below(prefix)}, {"_id": 1})]
 
     def all_keys(self) -> Iterator[Any]:
         """Every key that has a file or a chunk; one with both comes twice."""
@@ -96,7 +96,3 @@ class Blobs:
         yield from (
             row["_id"] for row in self._chunks.aggregate([{"$group": {"_id": "$files_id"}}])
         )
-
-
-def _below(prefix: str) -> Document:
-    return {"$gte": prefix, "$lt": prefix[:-1] + chr(ord("/") + 1)}

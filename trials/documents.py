@@ -31,9 +31,9 @@ def trial_id(study: str, number: int) -> str:
     return f"{study}/{number}"
 
 
-def trial_ids(study: str) -> Document:
-    """Condition for the primary keys of all trials of a study."""
-    return {"$gt": f"{study}/", "$lt": f"{study}0"}  # 0 is the character after /
+def below(prefix: str) -> Document:
+    """Condition for the primary keys that begin with this; it ends with ``/``."""
+    return {"$gte": prefix, "$lt": prefix[:-1] + chr(ord("/") + 1)}
 
 
 def encode_spec(spec: StudySpec) -> Document:

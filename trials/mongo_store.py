@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from trials import pipelines
 from trials.blobs import new_key, parse_key
-from trials.documents import Document, encode_failure, encode_outcome, trial_id, trial_ids
+from trials.documents import Document, below, encode_failure, encode_outcome, trial_id
 from trials.errors import BrokenDocumentError
 from trials.mongo_base import FLEETING
 from trials.mongo_feeding import MongoFeeding
@@ -253,7 +253,7 @@ class MongoStore(MongoFeeding):
         """See `TrialStore.list_trials`."""
         if states is None:
             # By primary key: scans by state miss a trial that goes from one to another meanwhile.
-            condition: Document = {"_id": trial_ids(study)}
+            condition: Document = {"_id": below(f"{study}/")}
         else:
             condition = {"study": study, "state": {"$in": [state.value for state in states]}}
         fields = None if with_reports else {"reports": 0}

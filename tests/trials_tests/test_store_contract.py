@@ -591,20 +591,23 @@ def test_each_trial_has_one_owner_however_many_want_it(store: TrialStore) -> Non
 def test_no_listing_misses_a_trial_that_changes_its_state_meanwhile(store: TrialStore) -> None:
     store.create_study(dataclasses.replace(SPEC, max_trials=None))
     add(store, *({"x": i} for i in range(300)))
+    listings: list[list[int]] = []
     turns, over = itertools.count(), threading.Event()
 
-    def work() -> None:
-        while trial := store.reserve("s", "w", "h", f"turn {next(turns)}", 1000):
-            store.finish(trial.claim, complete(0.0))
-        over.set()
+    def work(worker: int) -> None:
+        if worker == 0:
+            while not over.is_set():
+                listings.append([trial.number for trial in store.list_trials("s")])
+            return
+        try:
+            while trial := store.reserve("s", "w", "h", f"turn {next(turns)}", 1000):
+                store.finish(trial.claim, complete(0.0))
+        finally:
+            over.set()
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    while not over.is_set():
-        assert [trial.number for trial in store.list_trials("s")] == list(range(300))
-    for thread in threads:
-        thread.join()
+    run_together(work, 3)
+    assert listings
+    assert all(numbers == list(range(300)) for numbers in listings)
 
 
 # -- claims --------------------------------------------------------------------------------------
