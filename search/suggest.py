@@ -137,21 +137,14 @@ def _key(params: Mapping[str, Any]) -> str:
     return repr(sorted(params.items()))
 
 
-def _documents(entries: Sequence[Entry], names: Sequence[str]) -> Trials:
-    """Entries as Hyperopt's trials; places stand for losses."""
-    documents = []
-    for entry, place in zip(entries, places(entries), strict=True):
-        raw, number = entry.raw or {}, entry.number
-        misc = {
-            "tid": number,
-            "idxs": {name: [number] if name in raw else [] for name in names},
-            "vals": {name: [raw[name]] if name in raw else [] for name in names},
-        }
-        result = {"status": STATUS_OK, "loss": place}
-        documents.append(
-            {"tid": number, "state": JOB_STATE_DONE, "spec": None, "misc": misc, "result": result}
-        )
-    return trials_from_docs(documents, validate=False)
+def _misc(entry: Entry, names: Sequence[str]) -> dict[str, Any]:
+    """What a trial drew, as Hyperopt keeps it."""
+    raw, here, nowhere = entry.raw or {}, [entry.number], list[int]()
+    return {
+        "tid": entry.number,
+        "idxs": {name: here if name in raw else nowhere for name in names},
+        "vals": {name: [raw[name]] if name in raw else [] for name in names},
+    }
 
 
 def _has_started(entries: Iterable[Entry]) -> bool:
@@ -210,6 +203,8 @@ class Suggester:
         self._points = iter(self._grid)
         self._draws: list[int] = []
         self._entries: dict[int, Entry] = {}
+        self._miscs: dict[int, tuple[Raw | None, dict[str, Any]]] = {}
+        """Of the latest history, by number."""
         self._others = [
             Entry(trial, number, encode(space, common), merit_of(trial), "", trial.study)
             for number, trial in enumerate(others, start=-len(others))
@@ -314,9 +309,33 @@ class Suggester:
             "tpe": partial(tpe.suggest, gamma=gamma, n_startup_jobs=STARTUP_TRIALS, verbose=False),
             "anneal": anneal.suggest,
         }[algorithm]
-        names = [row.name for row in self._space.rows]
-        documents = _documents(history if algorithm != "random" else [], names)
+        documents = self._documents(history if algorithm != "random" else [])
         # Far from all observations Hyperopt takes the logarithm of a density of 0: -inf is meant.
         with np.errstate(divide="ignore", invalid="ignore"):
             (proposal,) = asked([number], self._domain, documents, seed)
         return {name: float(drawn[0]) for name, drawn in proposal["misc"]["vals"].items() if drawn}
+
+    def _documents(self, entries: Sequence[Entry]) -> Trials:
+        """Entries as Hyperopt's trials; places stand for losses."""
+        names = [row.name for row in self._space.rows]
+        # Made anew each time, they cost a sixth of a suggestion, and most of it goes to the garbage
+        # collector, which looks at all trials there are.
+        known, self._miscs = self._miscs, {}
+        documents = []
+        for entry, place in zip(entries, places(entries), strict=True):
+            number = entry.number
+            raw, misc = known.get(number, (None, {}))
+            if raw is not entry.raw:
+                misc = _misc(entry, names)
+            self._miscs[number] = entry.raw, misc
+            result = {"status": STATUS_OK, "loss": place}
+            documents.append(
+                {
+                    "tid": number,
+                    "state": JOB_STATE_DONE,
+                    "spec": None,
+                    "misc": misc,
+                    "result": result,
+                }
+            )
+        return trials_from_docs(documents, validate=False)
