@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.steps import (
@@ -24,6 +24,7 @@ from benchmarks.steps import (
     TIME,
     WINDOW,
     Case,
+    Times,
     measure_company,
     measure_peak,
     measure_times,
@@ -48,12 +49,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def beside_lstm(seconds: Sequence[float]) -> list[str]:
+def beside_lstm(times: Iterable[Times]) -> list[str]:
     """Cells of a row: an LSTM's seconds, then seconds and ratio of each other."""
-    lstm, *others = seconds
-    cells = [f"{lstm:.3f}"]
-    for value in others:
-        cells += [f"{value:.3f}", f"{value / lstm:.2f}"]
+    lstm, *others = times
+    cells = [f"{lstm.seconds:.3f}"]
+    for other in others:
+        cells += [f"{other.seconds:.3f}", f"{other.beside(lstm):.2f}"]
     return cells
 
 
@@ -65,24 +66,23 @@ def compare_layers() -> str:
     cases = [Case(name) for name in NAMES]
     settings = (measure_times(cases), measure_times(cases, os.environ | KEEP_MEMORY))
     peaks = {case: measure_peak(case) for case in cases}
-    rows = []
+    lstm, rows = cases[0], []
     for case in cases:
         row = [NAMES[case.name]]
-        for found in (*settings, peaks):
-            digits = 0 if found is peaks else 3
-            row += [f"{found[case]:.{digits}f}", f"{found[case] / found[cases[0]]:.2f}"]
-        rows.append(row)
+        for times in settings:
+            row += [f"{times[case].seconds:.3f}", f"{times[case].beside(times[lstm]):.2f}"]
+        rows.append([*row, f"{peaks[case]:.0f}", f"{peaks[case] / peaks[lstm]:.2f}"])
     return table(["layer", "s", "ratio", "s, keeping memory", "ratio", "peak MB", "ratio"], rows)
 
 
 def compare_sizes(field: str, values: Sequence[int]) -> str:
     """LARNN and LSTM over one size; all of it takes turns, so that rows compare as well."""
     rows_of = {value: [Case(name, **{field: value}) for name in PATHS] for value in values}
-    seconds = measure_times([case for cases in rows_of.values() for case in cases])
+    times = measure_times([case for cases in rows_of.values() for case in cases])
     rows = []
     for value, cases in rows_of.items():
         peaks = [f"{measure_peak(case):.0f}" for case in cases]
-        rows.append([str(value), *beside_lstm([seconds[case] for case in cases]), *peaks])
+        rows.append([str(value), *beside_lstm(times[case] for case in cases), *peaks])
     peaks_head = ["`nn.LSTM` peak MB", "fused", "PyTorch"]
     return table([LETTERS[field], *HEAD_BESIDE, *peaks_head], rows)
 
@@ -90,13 +90,13 @@ def compare_sizes(field: str, values: Sequence[int]) -> str:
 def compare_positions() -> str:
     """Both paths without and with positional encoding."""
     cases = [Case(name, positions=kind) for name in PATHS[1:] for kind in ("none", "static")]
-    seconds = measure_times(cases)
+    times = measure_times(cases)
     rows = []
     for without, encoded in zip(cases[::2], cases[1::2], strict=True):
-        ratio = seconds[encoded] / seconds[without]
+        ratio = times[encoded].beside(times[without])
         peaks = [f"{measure_peak(case):.0f}" for case in (without, encoded)]
-        times = [f"{seconds[case]:.3f}" for case in (without, encoded)]
-        rows.append([NAMES[without.name], *times, f"{ratio:.2f}", *peaks])
+        seconds = [f"{times[case].seconds:.3f}" for case in (without, encoded)]
+        rows.append([NAMES[without.name], *seconds, f"{ratio:.2f}", *peaks])
     return table(["layer", "s without", "s with", "ratio", "peak MB without", "with"], rows)
 
 
@@ -105,9 +105,9 @@ def compare_threads() -> str:
     rows = []
     for threads, waiting in ((1, {}), (2, {}), (2, WAIT_ASLEEP)):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | waiting
-        seconds = measure_times([Case(name) for name in PATHS], environment)
+        times = measure_times([Case(name) for name in PATHS], environment)
         about = f"{threads}, waiting asleep" if waiting else str(threads)
-        rows.append([about, *beside_lstm(list(seconds.values()))])
+        rows.append([about, *beside_lstm(times.values())])
     return table(["threads", *HEAD_BESIDE], rows)
 
 
@@ -189,8 +189,8 @@ Two processes of one thread each, in the environment that workers give their chi
 Forward, backward and Adam in float32; {shape}, residual mode and stacking, ELU, batch norm;
 T {TIME}, B {BATCH}, window {WINDOW} where nothing else is said. Medians of {ROUNDS} rounds, in
 which all of a table takes turns in one process (one for each allocator or number of threads);
-ratios are to `nn.LSTM` there. Peak memory: `ru_maxrss` of a process that trains one layer, imports
-included.
+ratios are to `nn.LSTM` there, medians of each round's. Peak memory: `ru_maxrss` of a process that
+trains one layer, imports included.
 
 {tables}"""
     REPORT.write_text(report)

@@ -119,13 +119,29 @@ class Trainer:
         return self.end()
 
 
+class Times(NamedTuple):
+    """What a layer's training steps took, round by round."""
+
+    rounds: Sequence[float]
+
+    @property
+    def seconds(self) -> float:
+        """Of a step: the median."""
+        return statistics.median(self.rounds)
+
+    def beside(self, other: Times) -> float:
+        """Ratio to another layer's: the median over rounds, each of which saw one machine."""
+        pairs = zip(self.rounds, other.rounds, strict=True)
+        return statistics.median(mine / its for mine, its in pairs)
+
+
 def measure_times(
     cases: Sequence[Case], environment: Mapping[str, str] = os.environ
-) -> dict[Case, float]:
-    """Median seconds of a step of each, taking turns in one process after a warm-up."""
+) -> dict[Case, Times]:
+    """Times of a step of each, taking turns in one process after a warm-up."""
     with Trainer(cases, environment) as trainer:
         rounds = [[trainer.step(i)[0] for i in range(len(cases))] for _ in range(ROUNDS + 1)]
-    return dict(zip(cases, map(statistics.median, zip(*rounds[1:], strict=True)), strict=True))
+    return dict(zip(cases, map(Times, zip(*rounds[1:], strict=True)), strict=True))
 
 
 def measure_peak(case: Case) -> float:
