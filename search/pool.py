@@ -19,20 +19,22 @@ GRACE_SECONDS = 6.0
 """A worker that was told to stop leaves within 5 s (`trials.settings`), checkpoints saved."""
 
 
-def fitting_workers(threads: int) -> int:
-    """How many workers to start where nobody says: no more than the cores take.
+def fitting_workers(threads: int, gpus: Sequence[str]) -> int:
+    """How many workers to start where nobody says: no more than the cores take, one for each GPU.
 
     Args:
         threads: CPU threads of each trial.
+        gpus: That trials may run on.
     """
-    return max(1, min(WORKERS, usable_cores() // threads))
+    return max(1, len(gpus), min(WORKERS, usable_cores() // threads))
 
 
 class WorkerPool:
     """Starts workers for one study, and stops them when the block ends.
 
     Workers are processes of their own session: a Ctrl-C in the terminal reaches only the launcher,
-    which then tells them to save and leave.
+    which then tells them to save and leave. They share the GPUs, where trials may run on some: each
+    sees the next one.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class WorkerPool:
         mongo: str | None,
         objectives: Sequence[str],
         device: str,
+        gpus: Sequence[str] = (),
         log: Path,
     ) -> None:
         arguments = ["--study", study, "--slots", "1", "--device", device]
@@ -55,17 +58,18 @@ class WorkerPool:
             # Never on the command line, where other users of the machine could read it.
             self._environment["LARNN_MONGO_URI"] = mongo
         self._count = count
+        self._gpus = gpus
         self._log = log
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
-            for _ in range(self._count):
+            for number in range(self._count):
                 self._processes.append(
                     subprocess.Popen(
                         self._command,
-                        env=self._environment,
+                        env=self._environment | self._own_gpu(number),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -73,6 +77,12 @@ class WorkerPool:
                     )
                 )
         return self
+
+    def _own_gpu(self, number: int) -> dict[str, str]:
+        """What tells a worker its GPU; nothing, where there is none."""
+        if not self._gpus:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": self._gpus[number % len(self._gpus)]}
 
     @property
     def alive(self) -> int:

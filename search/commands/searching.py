@@ -43,7 +43,8 @@ output_option = option(
 workers_option = option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Worker processes on this machine; none: 2, or as few as its cores take.",
+    help="Worker processes on this machine, which share its GPUs; none: 2, or as few as its cores "
+    "take, or one for each GPU.",
 )
 no_test_option = click.option(
     "--no-test", is_flag=True, help="Look at no test people when the study is over."
@@ -199,14 +200,16 @@ def carry_out(
 ) -> None:  # fmt: skip
     """Run a study to its end with workers of this machine, and show how it goes."""
     from search.pool import WorkerPool, fitting_workers
+    from trials.devices import visible_gpus
 
     if _is_over(study):
         return
-    workers = workers or fitting_workers(study.spec.threads)
+    gpus = visible_gpus() if device != "cpu" else []
+    workers = workers or fitting_workers(study.spec.threads, gpus)
     log = folder / LOG_FILE
     objectives = [study.spec.objective]
     pool = WorkerPool(
-        study.name, workers, mongo=mongo, objectives=objectives, device=device, log=log
+        study.name, workers, mongo=mongo, objectives=objectives, device=device, gpus=gpus, log=log
     )
     make_folder(folder)
     with _resumable(), pool, _feeding(store, study.name, ahead) as check_feeder:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.trials_tests.working import eventually, promised
 from trials.mongo_store import MongoStore
 from trials.trial import TrialState
 
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "--fix", "epochs=1", "--fix", "num_heads=2", "--fix", "head_size=4", "--fix", "num_layers=1",
     "--fix", "time_stride=8", "--fix", "batch_size=512",
@@ -146,3 +148,15 @@ def test_launch_in_one_shell_and_workers_in_another(monkeypatch):
     assert read("status", "spread")["counts"]["COMPLETE"] == 3
     monkeypatch.delenv("LARNN_MONGO_URI")
     larnn_search("mongo", "stop")
+
+
+def test_workers_of_a_search_share_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-7f")
+    (tmp_path / "gpus.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    own = ["--objective", "tests.trials_tests.objectives:meets", "--space", "gpus.toml"]
+    fixed = ["--fix", f"folder={meeting}", "--fix", "gpus=2"]
+    larnn_search("run", "--study", "s", "--max-trials", "4", "--pruner", "none", *own, *fixed)
+    assert sorted(path.name for path in meeting.iterdir()) == ["0", "GPU-7f"]

@@ -119,10 +119,15 @@ def test_memory_is_written_as_people_do(text, size):
 # -- on how many cores ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("threads", "workers"), [(1, 2), (2, 2), (3, 1), (8, 1)])
-def test_run_starts_no_more_workers_than_the_cores_take(monkeypatch, threads, workers):
+@pytest.mark.parametrize(
+    ("threads", "gpus", "workers"),
+    [(1, 0, 2), (2, 0, 2), (3, 0, 1), (8, 0, 1), (1, 1, 2), (8, 1, 1), (1, 4, 4)],
+)
+def test_run_starts_no_more_workers_than_the_cores_take_or_there_are_gpus(
+    monkeypatch, threads, gpus, workers
+):
     monkeypatch.setattr(pool, "usable_cores", lambda: 4)
-    assert pool.fitting_workers(threads) == workers
+    assert pool.fitting_workers(threads, [str(gpu) for gpu in range(gpus)]) == workers
 
 
 @pytest.mark.mongo
