@@ -24,6 +24,7 @@ from search.plot_style import (
     loss_limits,
     new_figure,
     styled,
+    told_markers,
     told_trials,
 )
 from search.results import judged
@@ -62,7 +63,7 @@ def choice_distributions(frame: pd.DataFrame, space: Space) -> Figure:
     grid[0, 0].set_ylim(low, high)
     figure.supylabel(loss_label(done, high), fontsize=11)
     figure.suptitle(
-        f"Loss by choice, median and its 90 % interval; triangle: pruned\n({told_trials(done)})",
+        f"Loss by choice, median and its 90 % interval{told_markers(done)}\n({told_trials(done)})",
         fontweight="bold",
         fontsize=12,
         x=0.01,

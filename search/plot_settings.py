@@ -28,6 +28,7 @@ from search.plot_style import (
     new_figure,
     setting_axis,
     styled,
+    told_markers,
     told_trials,
 )
 from search.results import judged
@@ -84,7 +85,7 @@ def loss_against_settings(frame: pd.DataFrame, space: Space) -> Figure:
     bar.set_ticks(list(shown["place"]), labels=[str(number) for number in shown["number"]])
     bar.outline.set_visible(False)
     figure.suptitle(
-        "Loss against each setting; bar: median, star: best, triangle: pruned\n"
+        f"Loss against each setting; bar: median, star: best{told_markers(done)}\n"
         f"({told_trials(done)})",
         fontweight="bold",
         fontsize=12,

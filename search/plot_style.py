@@ -131,6 +131,11 @@ def told_trials(done: pd.DataFrame) -> str:
     return told_count(len(done), int((done["state"] == "PRUNED").sum()))
 
 
+def told_markers(done: pd.DataFrame) -> str:
+    """What a title says of pruned trials' marker, where there are some."""
+    return "; triangle: pruned" if (done["state"] == "PRUNED").any() else ""
+
+
 def told_count(trials: int, pruned: int) -> str:
     """As `told_trials`."""
     if not pruned:

@@ -106,6 +106,15 @@ def test_settings_have_a_panel_each_with_real_values_and_log_axes_where_the_prio
     assert conditional == [f"decay_factor (n = {given})"]
 
 
+@pytest.mark.parametrize("kind", ["settings", "choices"])
+def test_a_title_explains_pruned_trials_where_there_are_some(kind):
+    trials = sample_trials(60)
+    title = drawn(kind, trials).get_suptitle()
+    assert "triangle: pruned" in title
+    complete = [trial for trial in trials if trial.state == "COMPLETE"]
+    assert "pruned" not in drawn(kind, complete).get_suptitle()
+
+
 def test_a_setting_that_no_trial_has_gets_no_panel():
     space = Space("other", (*SPACE.rows, Parameter("hidden_size", "loguniform", 8, 64)))
     frame = results.trials_frame(sample_trials(12), sample_study())
