@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import fused
+from model.attention import ACTIVATIONS
 from model.fused.memory import POOL, Pool
 from model.layer import LARNN
 from tests.model_tests.test_reference import FIELDS, assert_same, make_layer, make_state
@@ -101,6 +102,28 @@ def test_dropout_draws_from_the_generator_as_the_torch_path_does(norm):
     assert (results[0][0] == 0).any()
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 2e-5)])
+def test_activations_agree_far_from_zero(activation, dtype, rtol):
+    x = torch.randn(5, 6, 3, dtype=dtype) * 20
+    results = []
+    for layer in pair(attention_activation=activation, norm="none", num_layers=1):
+        output, _ = layer.to(dtype)(x)
+        results.append([output, *torch.autograd.grad(output.square().sum(), layer.parameters())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_too_small_to_be_normal_are_zero_within_the_kernel_alone(threads):
+    torch.set_num_threads(threads)
+    layer = LARNN(3, 4, num_heads=2, window_size=3, norm="none").float()
+    output, _ = layer(torch.randn(5, 40, 3, dtype=torch.float32))
+    output.backward(torch.full_like(output, 1e-40))
+    assert not any(parameter.grad.any() for parameter in layer.parameters())
+    assert torch.tensor(1e-40, dtype=torch.float32) * 1.0 > 0
 
 
 def test_gradcheck():

@@ -273,6 +273,16 @@ def test_a_checkpoint_of_another_training_is_refused():
         train(configure(), checkpoint=saved[0][:-3])
 
 
+def test_numbers_too_small_to_be_normal_are_zero_for_the_training_only():
+    def smallest(_=None):
+        seen.append(float(torch.tensor(1e-40) * 1.0))
+
+    seen = []
+    train(configure(epochs=1), on_epoch=smallest)
+    smallest()
+    assert seen == [0.0, pytest.approx(1e-40, rel=1e-4)]
+
+
 def test_threads_are_set_for_the_training_only():
     seen = []
     result = train(configure(), threads=2, on_epoch=lambda _: seen.append(torch.get_num_threads()))

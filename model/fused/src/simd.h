@@ -100,9 +100,28 @@ template <class T> inline Vec<T> elu(Vec<T> x) { return x > T(0) ? x : exp_of(x)
 // ELU's derivative, from its result.
 template <class T> inline Vec<T> elu_slope(Vec<T> y) { return y > T(0) ? all(T(1)) : y + T(1); }
 
-template <class T> inline Vec<T> normal_share(Vec<T> x) {  // the normal distribution function
-  for (int i = 0; i < kWidth<T>; ++i) x[i] = T(0.5) * std::erfc(x[i] * T(-0.7071067811865476));
-  return x;
+// The normal distribution function: erfc(z) / 2 at z = |x| / sqrt(2) below the mean, 1 less that above.
+// log(erfc(z) e^(z^2) / t) is smooth over 0 < t = 2 / (2 + z) <= 1: these are its Chebyshev coefficients.
+constexpr double kTail[] = {
+    -0.65132685989085472, 0.64196979235649027,    0.019476473204185827,   -0.0095615147868086239,
+    -9.4659534448204220e-4, 3.6683949785276140e-4, 4.2523324806907019e-5, -2.0278578112537517e-5,
+    -1.6242900046409817e-6, 1.3036558355722257e-6, 1.5626441732020310e-8, -8.5238095915822184e-8,
+    6.5290544501542700e-9,  5.0593434851282488e-9, -9.9136414744732158e-10, -2.2736512931626366e-10,
+    9.6467915521914257e-11, 2.3940364192152593e-12, -6.8860288126667357e-12, 8.9449206326098907e-13,
+    3.1308545908256432e-13, -1.1269948508083574e-13, 3.7092841818209364e-16, 7.1169482846699971e-15};
+template <class T> inline Vec<T> normal_share(Vec<T> x) {
+  constexpr int count = sizeof(T) == sizeof(float) ? 10 : sizeof kTail / sizeof *kTail;
+  const Vec<T> z = (x < T(0) ? -x : x) * T(0.7071067811865476);
+  const Vec<T> t = T(2) / (T(2) + z);
+  const Vec<T> y = T(4) * t - T(2);
+  Vec<T> sum = all(T(0)), before = sum;  // Clenshaw's recurrence
+  for (int i = count - 1; i > 0; --i) {
+    const Vec<T> next = y * sum - before + T(kTail[i]);
+    before = sum;
+    sum = next;
+  }
+  const Vec<T> tail = t * exp_of(T(0.5) * y * sum - before + T(kTail[0]) - z * z) * T(0.5);
+  return x < T(0) ? tail : T(1) - tail;
 }
 
 enum Activation : int64_t { kNone, kElu, kRelu, kGelu, kTanh };
