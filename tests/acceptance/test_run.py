@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.acceptance.documents import ROOT
 from tests.trials_tests.working import eventually, promised
 from trials.mongo_store import MongoStore
 from trials.trial import TrialState
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "--fix", "epochs=1", "--fix", "num_heads=2", "--fix", "head_size=4", "--fix", "num_layers=1",
     "--fix", "time_stride=8", "--fix", "batch_size=512",
