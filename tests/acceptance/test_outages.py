@@ -116,6 +116,7 @@ def test_everybody_is_cut_off_for_a_minute_with_all_settings_as_they_come(store,
         watcher = start("watcher", "status", "s", "--watch")
         said = (tmp_path / "watcher.log").read_text
         eventually(lambda: "2 running" in said())
+        eventually(lambda: not store.unfed_studies())  # the feeder is there to be cut off
         proxy.cut()
         gate.touch()
         began = time.monotonic()
