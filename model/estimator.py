@@ -51,7 +51,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     Attributes:
         classes_: Labels, sorted, ``[classes]``.
         n_features_in_: Channels, F.
-        history_: An `model.training.Epoch` for each epoch.
+        history_: An `model.epochs.Epoch` for each epoch.
         weights_: The best epoch's model: what `model.evaluation.load_classifier` reads.
 
     Example:
@@ -119,7 +119,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         Raises:
             model.fused.BuildError: If backend is fused and the kernel cannot be built here.
             ValueError: If a setting or the data break a rule, or CUDA is asked for and missing.
-            model.training.DivergedError: If the loss is no longer finite.
+            model.epochs.DivergedError: If the loss is no longer finite.
         """
         x, length = _sequences(X)
         labels = np.asarray(y)

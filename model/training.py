@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,63 +15,16 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from model.checkpoint import CheckpointError, pack, unpack
 from model.classifier import SequenceClassifier
 from model.config import TrialConfig
+from model.cpu import subnormals_flushed, threads_of
 from model.data.augmentation import Augmentation
 from model.data.dataset import DataError, Dataset, Normalisation
+from model.epochs import DivergedError, Epoch, FitResult
 from model.evaluation import Part, choose_device, pack_weights
 from model.fused.build import is_available
 from model.optimization import Precision, class_weights, learning_rate, make_optimizer
 
 INTERRUPT = "interrupt"
 """The stop reason that wants a checkpoint first."""
-
-
-class DivergedError(ArithmeticError):
-    """The training loss became NaN or infinite: try a lower learning rate or gradient clipping."""
-
-    result: FitResult | None = None
-    """How far the training came."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """How one epoch went. Losses are mean cross-entropies in nats."""
-
-    epoch: int
-    """1, 2, ..."""
-    train_loss: float
-    """As minimised: in training mode, with class weights, smoothing and augmentation."""
-    train_accuracy: float
-    validation_loss: float | None
-    """Of the validation people, each sequence alike, without smoothing; None: there are none."""
-    validation_accuracy: float | None
-    learning_rate: float
-    """At the epoch's last step."""
-    seconds: float
-    """Training time so far, earlier attempts included."""
-
-    @property
-    def loss(self) -> float:
-        """The validation people's, else what was minimised."""
-        return self.train_loss if self.validation_loss is None else self.validation_loss
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What came out of a training, finished or stopped."""
-
-    history: tuple[Epoch, ...]
-    best: Epoch | None
-    """The one that counts: of lowest validation loss (the first, if several); the last so far with
-    ``keep`` last or where nobody validates; None before the first epoch ended."""
-    weights: bytes | None
-    """That epoch's, with configuration and normalisation: see `model.evaluation`."""
-    stopped: str | None
-    """The stop reason; None when the training ran to its end."""
-    num_parameters: int
-    device: str
-    threads: int
-    backend: str
-    seconds: float
 
 
 def fit(
@@ -124,7 +75,7 @@ def fit(
     place = choose_device(device)
     cuda = [torch.cuda.current_device()] if place.type == "cuda" else []
     stopped = None
-    with _threads(threads), _subnormals_flushed(), torch.random.fork_rng(devices=cuda):
+    with threads_of(threads), subnormals_flushed(), torch.random.fork_rng(devices=cuda):
         saved = None if checkpoint is None else unpack(checkpoint)
         if saved is not None:
             backend = _backend_of(saved[1], place, backend)
@@ -141,31 +92,6 @@ def fit(
             error.result = training.result("diverged")
             raise
         return training.result(stopped)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _subnormals_flushed() -> Iterator[None]:
-    """Take what is too small to be a normal number (below 1e-38) for 0.
-
-    Gradients and their moments fade into such numbers, and a CPU takes a hundred times as long over
-    each.
-    """
-    before = float(torch.tensor(1e-40) * 1.0) == 0.0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
 
 
 def _backend_of(saved: dict[str, Any], place: torch.device, otherwise: str | None) -> str | None:

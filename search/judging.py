@@ -14,8 +14,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from model.data import DataError, Dataset
+from model.epochs import DivergedError
 from model.evaluation import evaluate
-from model.training import DivergedError
 from search.final import FOLD, SOURCE, TEST
 from search.objective import (
     config_of,

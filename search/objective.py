@@ -21,8 +21,9 @@ from typing import Any
 from model import data as data_sets
 from model.config import TrialConfig
 from model.data import DataError, Dataset
+from model.epochs import DivergedError, Epoch, FitResult
 from model.evaluation import evaluate
-from model.training import DivergedError, Epoch, FitResult, fit
+from model.training import fit
 from trials.errors import TrialRefusedError
 from trials.objective import TrialContext
 

@@ -25,7 +25,7 @@ from search.options import (
 
 if TYPE_CHECKING:
     from model.config import TrialConfig
-    from model.training import Epoch, FitResult
+    from model.epochs import Epoch, FitResult
     from trials.study import Study
     from trials.trial import Trial
 
@@ -156,9 +156,10 @@ def _fit(
 ) -> FitResult:
     """Train with a line for each epoch; from the folder's checkpoint, where it has one."""
     from model.checkpoint import CheckpointError
+    from model.epochs import DivergedError
     from model.fused.build import BuildError
     from model.saved import write_whole
-    from model.training import INTERRUPT, DivergedError, fit
+    from model.training import INTERRUPT, fit
     from search.signals import stop_on_signals
 
     kept = folder / CHECKPOINT if folder is not None else None

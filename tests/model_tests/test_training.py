@@ -9,10 +9,11 @@ from model.checkpoint import CheckpointError
 from model.config import ModelConfig, TrainingConfig, TrialConfig
 from model.data import DataError, har
 from model.data.augmentation import jitter, rotate, scale
+from model.epochs import DivergedError
 from model.evaluation import evaluate, load_classifier
 from model.fused.build import is_available
 from model.optimization import learning_rate
-from model.training import INTERRUPT, DivergedError, fit
+from model.training import INTERRUPT, fit
 from tests.model_tests.tiny_data import tiny
 
 SMALL = {"num_heads": 2, "head_size": 2, "window_size": 3, "num_layers": 2}
