@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from search.live import STATE_STYLES
+from search.live_screen import STATE_STYLES
 from trials.store import TrialStore
 from trials.study import Counts, Study
 from trials.trial import TrialState

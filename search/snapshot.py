@@ -114,7 +114,7 @@ class Snapshot:
 
     def renderable(self) -> RenderableType:
         """What a terminal shows of it."""
-        from search.live import render  # rich only where something is drawn
+        from search.live_screen import render  # rich only where something is drawn
 
         return render(self)
 

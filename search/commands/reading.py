@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 @json_option
 def status(study: str | None, watch: bool, mongo: str | None, as_json: bool) -> None:
     """How a study is doing (by default the latest): trials by state, best so far, workers."""
-    from search.live import take_snapshot
     from search.screens import print_rich
+    from search.snapshot import take_snapshot
 
     with opened(mongo) as store:
         name = study or _latest(store.list_studies())
@@ -223,7 +223,7 @@ def _watch(store: TrialStore, study: str) -> None:
 
 def _stream(store: TrialStore, study: str) -> None:
     """Print a line of JSON every few seconds until the study is over; the last says so."""
-    from search.live import LINES_EVERY_SECONDS
+    from search.plain_lines import LINES_EVERY_SECONDS
     from search.snapshot import StudyFollower
 
     follower = StudyFollower(store, study)

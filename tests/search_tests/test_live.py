@@ -7,7 +7,9 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
-from search.live import LiveView, PlainLines, render, summary
+from search.live import LiveView
+from search.live_screen import render
+from search.plain_lines import PlainLines, summary
 from search.results import best
 from search.snapshot import LOOK_BACK, Snapshot, StudyFollower, take_snapshot
 from search.text import format_duration, format_value, sparkline
