@@ -1,6 +1,7 @@
 """`larnn-search`: puts the commands together and turns errors into one clear line.
 
-Exit status: 0 done, 1 a failure, 2 the user's mistake, 130 stopped by Ctrl-C.
+Exit status: 0 done, 1 a failure, 2 the user's mistake, 130 stopped by Ctrl-C, 143
+by SIGTERM.
 """
 
 from __future__ import annotations

@@ -230,18 +230,28 @@ def make_folder(path: Path) -> None:
 
 
 class _StoppedError(click.ClickException):
-    """Ctrl-C stopped a search."""
+    """A signal stopped a search."""
 
-    exit_code = 130
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__("stopped; the same command goes on where it left off")
+        self.exit_code = 128 + number
 
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Say of a search that Ctrl-C stopped how it goes on."""
+    """End a search that Ctrl-C or SIGTERM stops in good order, and say how it goes on."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough
+        raise _StoppedError(signal.Signals(number))
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except KeyboardInterrupt:
-        raise _StoppedError("stopped; the same command goes on where it left off") from None
+        raise _StoppedError(signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _launch(

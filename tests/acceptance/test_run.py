@@ -102,7 +102,8 @@ def test_a_search_without_a_look_then_its_ranking_ablation_and_final(tmp_path):
     assert "Left out, for they search nothing: first-rank, first-ablation" in compared.stderr
 
 
-def test_ctrl_c_saves_and_the_same_command_resumes():
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_resumes(number, status):
     arguments = ["run", "--preset", "quick", "--study", "cut", "--max-trials", "24", *SMALL]
     uri = larnn_search("mongo", "start").stdout.strip()
     with MongoStore(uri, "larnn_search") as store:  # quicker to ask than the command line is
@@ -113,10 +114,11 @@ def test_ctrl_c_saves_and_the_same_command_resumes():
         eventually(store.list_studies)
         eventually(lambda: store.counts("cut")[TrialState.COMPLETE])
     told = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    os.killpg(process.pid, number)
+    said, _ = process.communicate(timeout=60)
     assert time.monotonic() - told < promised(5)
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert said.endswith(b"larnn-search: stopped; the same command goes on where it left off\n")
     after = read("trials", "cut")
     assert not [trial for trial in after if trial["state"] == "RUNNING"]
     finished = [trial for trial in after if trial["state"] == "COMPLETE"]
