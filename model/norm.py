@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,10 @@ class StepBatchNorm(nn.Module):
     running statistics begin as plain averages and become exponential ones, so that a step seen few
     times is not pulled towards its initial values.
 
+    In training no value is further from the mean than its batch allows. Learned statistics hold
+    values to the same bound: where a recurrence feeds on what it normalised, a value that stands
+    out would grow from step to step.
+
     Args:
         size: Features, H.
         bias: Whether a learned shift follows.
@@ -93,6 +98,7 @@ class StepBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
     updates: Tensor
+    largest: Tensor
 
     def __init__(self, size: int, *, bias: bool = True, constant_start: bool = False) -> None:
         super().__init__()
@@ -102,6 +108,7 @@ class StepBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(1, size))
         self.register_buffer("running_var", torch.ones(1, size))
         self.register_buffer("updates", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("largest", torch.zeros((), dtype=torch.long))  # of all batches
         self._moments: list[tuple[Tensor, Tensor, int, int]] = []  # mean, 1/std, how many, step
 
     def over(self, span: Span) -> Normalise:
@@ -158,17 +165,32 @@ class StepBatchNorm(nn.Module):
         first = span.first[:1] if same else span.first
         at = (steps[:, None] + first).clamp_min(0)  # [history - 1 + T, 1 or B]
         known = at.clamp_max(self.running_mean.shape[0] - 1)
-        scale = self.weight * (self.running_var[known] + EPSILON).rsqrt()
+        mean, inverse = self.running_mean[known], (self.running_var[known] + EPSILON).rsqrt()
+        scale = self.weight * inverse
         if self.constant_start:
             scale = scale * (at > 0)[..., None]
-        shift = -self.running_mean[known] * scale
+        shift = -mean * scale
         if self.bias is not None:
             shift = shift + self.bias
+        room = self.bound() / inverse
         scales, shifts = scale.unbind(0), shift.unbind(0)
+        lows, highs = (mean - room).unbind(0), (mean + room).unbind(0)
         before = span.history - 1
-        return lambda value, step: torch.addcmul(
-            shifts[before + step], value, scales[before + step]
-        )
+
+        def normalise(value: Tensor, step: int) -> Tensor:
+            row = before + step
+            return torch.addcmul(shifts[row], value.clamp(lows[row], highs[row]), scales[row])
+
+        return normalise
+
+    def bound(self) -> float:
+        """How many standard deviations from the mean a value can be, as far as training knows.
+
+        Of n values none is further from their mean than (n - 1) / sqrt(n) standard deviations
+        (Samuelson, 1968); infinite before a batch was seen.
+        """
+        n = int(self.largest)
+        return (n - 1) / math.sqrt(n) if n else math.inf
 
     @torch.no_grad()
     def close(self, span: Span) -> None:
@@ -194,6 +216,7 @@ class StepBatchNorm(nn.Module):
         count = mean.new_tensor(counts)[:, None]
         var = (inverse**-2 - EPSILON).clamp_min(0) * (count / (count - 1))  # unbiased
         self._grow(end)
+        self.largest.clamp_(min=max(counts))
         seen = self.updates[first:end]
         pull = (1.0 / (seen + 1)).clamp_min(MOMENTUM).to(self.running_mean.dtype)[:, None]
         self.running_mean[first:end].lerp_(mean[: end - first], pull)

@@ -243,7 +243,9 @@ class _Loop:
                 continue
             known = min(step, len(module.running_mean) - 1)
             mean, var = module.running_mean[known].clone(), module.running_var[known].clone()
-            results.append(_standard(row, mean, var) * weight + shift)
+            n = int(module.largest)
+            bound = (n - 1) / math.sqrt(n) if n else math.inf
+            results.append(_standard(row, mean, var).clamp(-bound, bound) * weight + shift)
         return results
 
 

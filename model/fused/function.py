@@ -47,6 +47,7 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (*STATE, "keep", "lengths")),
         *((name, ctypes.c_void_p) for name in PARAMETERS),
         *((name, _SitePointers) for name in ("norm_weight", "norm_bias", "moments", "measured")),
+        ("bounds", ctypes.c_double * SITES),
         *((name, ctypes.c_void_p) for name in ("output", "cells", "saved", "scratch")),
         *((name, ctypes.c_void_p) for name in ("d_output", "d_cells")),
         *((f"d_{name}", ctypes.c_void_p) for name in (*STATE, *PARAMETERS)),
@@ -69,6 +70,8 @@ class Call:
         moments: Batch norm, per site: mean and 1/std of each step, ``[steps, 2, H]``; rows that are
             measured are written by forward. None for other norms.
         measured: Batch norm, per site: which steps take the batch's own moments, uint8 ``[steps]``.
+        bounds: Batch norm, per site: how many standard deviations from a learned mean values are
+            held to.
     """
 
     num_heads: int
@@ -80,6 +83,7 @@ class Call:
     saves: bool
     moments: list[Tensor | None]
     measured: list[Tensor | None]
+    bounds: list[float]
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -113,6 +117,7 @@ def _problem(
     for site in range(SITES):
         problem.moments[site] = _address(call.moments[site])
         problem.measured[site] = _address(call.measured[site])
+        problem.bounds[site] = call.bounds[site]
     return problem
 
 

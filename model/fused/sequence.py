@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -106,10 +107,12 @@ def run_sequence(
     lengths = None if span.valid is None else span.valid.sum(0)
     moments: list[Tensor | None] = [None] * len(norms)
     measured: list[Tensor | None] = [None] * len(norms)
+    bounds = [math.inf] * len(norms)
     for site, norm in enumerate(norms):
         if isinstance(norm, StepBatchNorm):
             steps = _steps(site, span)
             moments[site], measured[site] = _moments(norm, steps, span)
+            bounds[site] = norm.bound()
     tensors = (
         inputs,
         hidden,
@@ -127,6 +130,7 @@ def run_sequence(
         saves=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors),
         moments=moments,
         measured=measured,
+        bounds=bounds,
     )
     output, cells = FusedSequence.apply(call, keep, lengths, *tensors)  # type: ignore[no-untyped-call]  # torch
     if span.training:

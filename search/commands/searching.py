@@ -230,11 +230,18 @@ def make_folder(path: Path) -> None:
 
 
 class _StoppedError(click.ClickException):
-    """A signal stopped a search."""
+    """Ctrl-C stopped a search."""
 
-    def __init__(self, number: signal.Signals) -> None:
+    exit_code = 130
+
+    def __init__(self) -> None:
         super().__init__("stopped; the same command goes on where it left off")
-        self.exit_code = 128 + number
+
+
+class _TerminatedError(_StoppedError):
+    """SIGTERM did."""
+
+    exit_code = 143
 
 
 @contextmanager
@@ -243,13 +250,13 @@ def _resumable() -> Iterator[None]:
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough
-        raise _StoppedError(signal.Signals(number))
+        raise _TerminatedError
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except KeyboardInterrupt:
-        raise _StoppedError(signal.SIGINT) from None
+        raise _StoppedError from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

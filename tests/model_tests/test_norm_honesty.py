@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model.layer import LARNN
+from model.norm import StepBatchNorm
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -51,3 +52,21 @@ def test_accuracy_is_the_same_in_both_modes(norm, attention_norm):
         evaluated = scores(torch.arange(200)).argmax(1).eq(y).double().mean().item()
     assert trained > 0.9
     assert evaluated == pytest.approx(trained, abs=0.0101)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_evaluation_holds_values_to_what_training_allows(backend):
+    torch.manual_seed(0)
+    layer = LARNN(3, 4, num_heads=2, window_size=4, norm="batch", backend=backend)
+    for _ in range(3):
+        layer(torch.randn(60, 5, 3) / 10)
+    x = torch.randn(60, 5, 3) * 10  # nothing of the kind was trained on
+    cells = layer.eval()(x)[1].queue
+    allowed = 4 / 5**0.5  # weights are 1, shifts 0
+    assert cells.abs().max().item() == pytest.approx(allowed)
+    for norm in layer.cells[0].children():
+        if isinstance(norm, StepBatchNorm):
+            assert norm.largest == 5
+            norm.largest.zero_()
+    assert layer(x)[1].queue.abs().max() > 10 * allowed

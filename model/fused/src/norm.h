@@ -1,5 +1,7 @@
 // The norms, forward and backward, over panels [block][feature][lane].
 #pragma once
+#include <limits>
+
 #include "problem.h"
 
 constexpr double kEpsilon = 1e-5;
@@ -88,11 +90,22 @@ template <class T> struct Moments {
   const T* of_feature;  // [2,H], or null
   const T* of_lane;     // [block][2][lane], or null
   int64_t H;
+  T bound = std::numeric_limits<T>::infinity();
 
   Vec<T> centred(Vec<T> value, int64_t block, int64_t f, int i) const {
-    if (of_feature) return (value - of_feature[f]) * of_feature[H + f];
+    if (of_feature) {
+      value = (value - of_feature[f]) * of_feature[H + f];
+      value = value > bound ? all(bound) : value;
+      return value < -bound ? all(-bound) : value;
+    }
     const T* lane = of_lane + block * 2 * kLanes<T> + i;
     return (value - *vectors(lane)) * *vectors(lane + kLanes<T>);
+  }
+  // Where the bound holds a value, it does not depend on what went in.
+  Vec<T> held_back(Vec<T> gradient, Vec<T> value, int64_t f) const {
+    if (!of_feature || bound == std::numeric_limits<T>::infinity()) return gradient;
+    value = (value - of_feature[f]) * of_feature[H + f];
+    return (value <= bound) & (value >= -bound) ? gradient : Vec<T>{};
   }
   Vec<T> scale(int64_t block, int64_t f, int i) const {
     if (of_feature) return all(of_feature[H + f]);
@@ -180,6 +193,7 @@ void normalise_back(const Norm<T>& norm, const Moments<T>& moments, const T* mea
           const Vec<T> centred = moments.centred(*vectors(value + f * L), b, f, i);
           result -= norm.weight[f] * (means[f] + centred * means[H + f]) * active;
         }
+        result = moments.held_back(result, *vectors(value + f * L), f);
         *vectors(g + f * L) = result * moments.scale(b, f, i);
       }
     }

@@ -25,6 +25,7 @@ struct Problem {
   const void *norm_weight[kSites], *norm_bias[kSites];         // [H] each, or null
   void* moments[kSites];             // batch norm: mean and 1/std, [steps,2,H]
   const uint8_t* measured[kSites];   // [steps]: whether the batch's own moments are taken
+  double bounds[kSites];             // of 1/std times a value's distance from a mean not measured
   void *output, *cells;              // [T,B,H], [cells_out,B,H]
   void *saved, *scratch;
   // Backward only; gradients of what comes out (null: none), then of what went in.
@@ -57,6 +58,7 @@ template <class T> struct Norm {
   const T *weight, *bias;
   T* moments;
   const uint8_t* measured;
+  T bound;
 
   bool measures(int64_t step) const { return kind == kBatchNorm && measured[step]; }
 };
@@ -84,7 +86,8 @@ template <class T> struct Plan {
     for (int s = 0; s < kSites; ++s)
       norms[s] = {s <= kValue ? p.memory_norm : p.norm,   H,
                   static_cast<const T*>(p.norm_weight[s]), static_cast<const T*>(p.norm_bias[s]),
-                  static_cast<T*>(p.moments[s]),           p.measured[s]};
+                  static_cast<T*>(p.moments[s]),           p.measured[s],
+                  static_cast<T>(p.bounds[s])};
     Arena arena(p.saved);
     lay_out(arena);
   }

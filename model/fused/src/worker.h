@@ -76,7 +76,11 @@ template <class T> struct Worker {
   // Moments that need no other thread: as stored, or of each sequence's own features.
   Moments<T> known(int site, int64_t step, const T* panel, int64_t panel_step) {
     const Norm<T>& norm = plan.norms[site];
-    if (norm.kind == kBatchNorm) return {norm.moments + step * 2 * plan.H, nullptr, plan.H};
+    if (norm.kind == kBatchNorm) {
+      Moments<T> stored{norm.moments + step * 2 * plan.H, nullptr, plan.H};
+      if (!norm.measures(step)) stored.bound = norm.bound;
+      return stored;
+    }
     if (norm.kind == kLayerNorm)
       for (int64_t b = 0; b < range.blocks; ++b)
         measure_features(of_lane[site] + b * 2 * L, panel + b * panel_step, plan.H);
