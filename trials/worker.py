@@ -22,6 +22,7 @@ from types import FrameType
 from trials.chooser import Chooser
 from trials.errors import StudyNotFoundError, TrialRefusedError, TrialsError
 from trials.settings import Shared, Stop, WorkerSettings
+from trials.signals import on_signals
 from trials.slot import Slot
 from trials.store import (
     ELSEWHERE_SECONDS,
@@ -167,12 +168,8 @@ def _signals_stop(worker: Worker) -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
         worker.stop(Stop.GENTLY if len(received) == 1 else Stop.AT_ONCE)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with on_signals(stop, signal.SIGTERM, signal.SIGINT):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_worker(

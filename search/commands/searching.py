@@ -124,7 +124,7 @@ def launch(
 def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
     from search.feeding import feed_all
-    from search.signals import stop_on_signals
+    from trials.signals import stop_on_signals
     from trials.study import check_study_name
 
     if study is not None:
@@ -247,18 +247,17 @@ class _TerminatedError(_StoppedError):
 @contextmanager
 def _resumable() -> Iterator[None]:
     """End a search that Ctrl-C or SIGTERM stops in good order, and say how it goes on."""
+    from trials.signals import on_signals
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough
         raise _TerminatedError
 
-    before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        with on_signals(end, signal.SIGTERM):
+            yield
     except KeyboardInterrupt:
         raise _StoppedError from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _launch(

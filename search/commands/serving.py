@@ -9,7 +9,7 @@ import socket
 import click
 
 from search.options import mongo_option, opened, option
-from search.signals import stop_on_signals
+from trials.signals import stop_on_signals
 
 TOKEN_VARIABLE = "LARNN_DASHBOARD_TOKEN"  # noqa: S105  # the name of a variable
 ADDRESS = "127.0.0.1"

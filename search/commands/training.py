@@ -160,7 +160,7 @@ def _fit(
     from model.fused.build import BuildError
     from model.saved import write_whole
     from model.training import INTERRUPT, fit
-    from search.signals import stop_on_signals
+    from trials.signals import stop_on_signals
 
     kept = folder / CHECKPOINT if folder is not None else None
     checkpoint = kept.read_bytes() if kept is not None and kept.exists() else None
