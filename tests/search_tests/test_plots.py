@@ -45,7 +45,7 @@ def test_a_study_without_results_gets_a_figure_that_says_so(kind, count):
 
 
 @pytest.mark.parametrize("kind", plots.KINDS)
-def test_a_thousand_trials_draw_in_two_seconds(kind, tmp_path):
+def test_a_thousand_trials_draw_in_under_two_seconds(kind, tmp_path):
     def draw(count):
         trials = sample_trials(count)
         frame = results.trials_frame(trials, sample_study())
@@ -56,7 +56,8 @@ def test_a_thousand_trials_draw_in_two_seconds(kind, tmp_path):
         return time.process_time() - start
 
     draw(30)  # imports, fonts
-    assert draw(1000) < 3.0  # 2 s on a core of its own; other tests may run on its other thread
+    # Other tests may run on the other thread of the same core: once is proof, up to five tries.
+    assert any(draw(1000) < 2.0 for _ in range(5))
 
 
 def test_best_line_is_the_running_minimum_of_complete_trials():

@@ -380,12 +380,14 @@ def test_suggesting_takes_less_than_a_tenth_of_a_second_at_ten_thousand_trials()
     ]
     suggester = Suggester(space, seed=0)
     suggester.suggest(trials, 1)  # reads each trial once
-    seconds = []
-    for _ in range(5):
+
+    def seconds() -> float:
         started = time.process_time()  # its own time: the machine may be busy
         suggester.suggest(trials, 1)
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 0.15  # 0.1 on a core of its own; other tests may run on its other thread
+        return time.process_time() - started
+
+    # Other tests may run on the other thread of the same core: once is proof, up to thirty tries.
+    assert any(seconds() < 0.1 for _ in range(30))
 
 
 def test_unknown_algorithm_and_empty_space_are_refused() -> None:
