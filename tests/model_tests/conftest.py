@@ -33,6 +33,14 @@ def compiler():
         pytest.skip(str(error))
 
 
+@pytest.fixture(params=["fused", "torch"])
+def backend(request):
+    """Both paths; the kernel where it can be built."""
+    if request.param == "fused":
+        request.getfixturevalue("compiler")
+    return request.param
+
+
 @pytest.fixture(
     params=[
         "cpu",

@@ -17,13 +17,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=["fused", "torch"])
-def backend(request):
-    if request.param == "fused":
-        request.getfixturevalue("compiler")
-    return request.param
-
-
 def signals(steps, batch, mean, features=9, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return mean + torch.randn(steps, batch, features, generator=generator)

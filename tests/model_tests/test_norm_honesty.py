@@ -54,8 +54,6 @@ def test_accuracy_is_the_same_in_both_modes(norm, attention_norm):
     assert evaluated == pytest.approx(trained, abs=0.0101)
 
 
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("backend", ["torch", "fused"])
 def test_evaluation_holds_values_to_what_training_allows(backend):
     torch.manual_seed(0)
     layer = LARNN(3, 4, num_heads=2, window_size=4, norm="batch", backend=backend)

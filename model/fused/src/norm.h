@@ -94,17 +94,21 @@ template <class T> struct Moments {
 
   Vec<T> centred(Vec<T> value, int64_t block, int64_t f, int i) const {
     if (of_feature) {
-      value = (value - of_feature[f]) * of_feature[H + f];
+      value = distance(value, f);
       value = value > bound ? all(bound) : value;
       return value < -bound ? all(-bound) : value;
     }
     const T* lane = of_lane + block * 2 * kLanes<T> + i;
     return (value - *vectors(lane)) * *vectors(lane + kLanes<T>);
   }
+  // From the feature's mean, in standard deviations.
+  Vec<T> distance(Vec<T> value, int64_t f) const {
+    return (value - of_feature[f]) * of_feature[H + f];
+  }
   // Where the bound holds a value, it does not depend on what went in.
   Vec<T> held_back(Vec<T> gradient, Vec<T> value, int64_t f) const {
     if (!of_feature || bound == std::numeric_limits<T>::infinity()) return gradient;
-    value = (value - of_feature[f]) * of_feature[H + f];
+    value = distance(value, f);
     return (value <= bound) & (value >= -bound) ? gradient : Vec<T>{};
   }
   Vec<T> scale(int64_t block, int64_t f, int i) const {
