@@ -1,27 +1,40 @@
-"""Multi-head attention of one query per time step over the window of past cells.
+"""Multi-head attention of one query per time step over the window of past cells, both directions.
 
-Head ``n`` of N owns the features n, N + n, 2N + n, ...: with the features of one head far apart,
-sums over them run along contiguous memory. Other layouts are permutations of the weights' rows.
+Features come first, ``[H, B]``. Head ``n`` of N owns the features n, N + n, 2N + n, ...: seen as
+``[D, N x B]`` with head size D, what one head multiplies lies in one lane, and sums over a head or
+over the window run along contiguous memory. Other layouts are permutations of the weights' rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-# In place where that can be: one tensor less to keep, and the gradient needs no exponential.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda value: value,
-    "elu": F.elu_,
-    "relu": torch.relu_,
-    "gelu": F.gelu,
-    "tanh": torch.tanh_,
+from model.config import ModelConfig
+from model.passes import NormPass
+
+aten = torch.ops.aten
+
+
+class Activation(NamedTuple):
+    """An activation, and how to go back through it."""
+
+    apply: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]  # from the result's gradient, and what is kept
+    in_place: bool = True  # the result takes the input's place, and is what is kept
+
+
+ACTIVATIONS = {
+    "none": Activation(lambda value: value, lambda gradient, _result: gradient),
+    "elu": Activation(F.elu_, lambda g, result: aten.elu_backward(g, 1, 1, 1, True, result)),
+    "relu": Activation(torch.relu_, lambda g, result: aten.threshold_backward(g, result, 0)),
+    "gelu": Activation(F.gelu, aten.gelu_backward, in_place=False),
+    "tanh": Activation(torch.tanh_, aten.tanh_backward),
 }
 
 
@@ -44,214 +57,205 @@ def positional_features(window_size: int) -> Tensor:
     return torch.cat([cosines, sines], dim=1)
 
 
-def split_heads(value: Tensor, num_heads: int) -> Tensor:
-    """``[..., B, H]`` to ``[..., D, B, N]``."""
-    return value.view(*value.shape[:-1], -1, num_heads).transpose(-3, -2)
-
-
-def join_heads(value: Tensor) -> Tensor:
-    """``[..., D, B, N]`` to ``[..., B, H]``."""
-    return value.transpose(-3, -2).flatten(-2)
-
-
-def attend(
-    query: Tensor, keys: Tensor, values: Tensor, num_heads: int, absent: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Let one step look back over a window that is computed anew at each step.
-
-    Args:
-        query: ``[B, H]``.
-        keys: Oldest first, ``[W, B, H]``.
-        values: As ``keys``.
-        num_heads: N.
-        absent: Slots without a cell, ``[W, B]``; None where all have one.
-
-    Returns:
-        The weighted mix of values, ``[B, H]``, and the weights, ``[W, B, N]``.
-    """
-    query, keys, values = (split_heads(value, num_heads) for value in (query, keys, values))
-    scores = (keys * (query / math.sqrt(query.shape[0]))).sum(1)
-    if absent is not None:
-        scores = scores.masked_fill(absent[..., None], -math.inf)
-    weights = scores.softmax(0)
-    return join_heads((values * weights[:, None]).sum(0)), weights
-
-
 class Window:
-    """Keys and values of one layer over one call, each projected once, when its cell is made.
-
-    They lie in one preallocated buffer, of which a step's window is a slice. The steps' backward
-    passes add to one buffer of gradients; a token that autograd hands from step to step makes them
-    run in reverse order, so that a row's gradient is complete when its own step takes it.
+    """What each step looks back at: keys and values that a cell has from the start.
 
     Args:
-        keys: Of the cells the call starts with, oldest first, ``[R, B, H]`` with ``1 <= R <= K``;
-            their shape and type count, `fill` takes them in.
-        steps: Time steps of the call, T.
-        window_size: K.
-        num_heads: N.
-        absent: Slots of the R that hold no cell, ``[R, B]``; None where all do.
-        looks: Takes each step's weights, ``[W, B, N]``, oldest first; None: nobody asks.
+        config: Activation, heads, K.
+        norms: Of keys and values.
+        absent: Slots of the call's first cells that hold none, ``[R, B]``; None where all do.
+        first: Row of the newest cell at step 0, R - 1.
+        projected: Of each cell the key's H features and the value's, ``[rows, 2H, B]``.
+        memory: Keys and values, as ``projected``: the same memory where `shares_memory`.
     """
 
     def __init__(
         self,
-        keys: Tensor,
-        steps: int,
-        window_size: int,
-        num_heads: int,
+        config: ModelConfig,
+        norms: tuple[NormPass, NormPass],
         absent: Tensor | None,
-        looks: list[Tensor] | None,
+        first: int,
+        projected: Tensor,
+        memory: Tensor,
     ) -> None:
-        rows, batch, hidden = keys.shape
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.absent = absent
-        self.looks = looks
-        self.scale = math.sqrt(num_heads / hidden)  # 1 / sqrt(head_size)
-        self.newest = rows - 1
-        lanes, head_size = batch * num_heads, hidden // num_heads
-        # [keys or values, D, rows, B x N]
-        self.memory = keys.new_empty(2, head_size, rows + steps - 1, lanes)
-        # Of one step at a time, [D, W, B x N] and [W, B x N]
-        self.products = keys.new_empty(head_size, min(window_size, rows + steps - 1), lanes)
-        self.scores = torch.empty_like(self.products[0])
-        self.gradient: Tensor | None = None
+        self.activation = ACTIVATIONS[config.attention_activation]
+        self.norms, self.absent, self.first = norms, absent, first
+        self.projected, self.memory = projected, memory
+        rows, features, batch = projected.shape
+        self.window_size = config.window_size
+        self.head_size, self.lanes = features // 2 // config.num_heads, config.num_heads * batch
+        self.scale = 1 / math.sqrt(self.head_size)
+        widest = min(config.window_size, rows)
+        # Of one step at a time
+        self.scores = projected.new_empty(widest, self.lanes)
+        self.products = projected.new_empty(widest, self.head_size, self.lanes)
+        self.gradient = projected  # see `restart`
 
-    def fill(self, keys: Tensor, values: Tensor) -> Tensor:
-        """Take in the cells the call starts with; the first token.
+    def enter(self, row: int) -> None:
+        """Make key and value of a cell whose projection has been written."""
+        active = self.activation.apply(self.projected[row])
+        if self.memory is not self.projected:
+            self.memory[row] = self._normalise(active[None], row - self.first)[0]
 
-        The caller keeps the token. Kept here it would close a circle, from the window to a step's
-        node in autograd's graph and back, which no garbage collector sees.
-        """
-        token: Tensor = _Fill.apply(keys, values, self)  # type: ignore[no-untyped-call]  # torch
-        return token
+    def _normalise(self, active: Tensor, step: int) -> Tensor:
+        """Through the norms of keys and values, ``[W, 2H, B]``."""
+        if not self.norms[0].changes:
+            return active
+        parts = zip(self.norms, active.chunk(2, 1), strict=True)
+        return torch.cat([norm(part, step) for norm, part in parts], dim=1)
 
-    def attend(
-        self, token: Tensor, query: Tensor, key: Tensor | None = None, value: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _normalise_back(self, gradient: Tensor, active: Tensor, step: int) -> Tensor:
+        if not self.norms[0].changes:
+            return gradient
+        parts = zip(self.norms, gradient.chunk(2, 1), active.chunk(2, 1), strict=True)
+        return torch.cat([norm.backward(into, part, step) for norm, into, part in parts], dim=1)
+
+    def rows(self, newest: int) -> slice:
+        """The rows that a step sees whose newest cell is this one."""
+        return slice(max(0, newest + 1 - self.window_size), newest + 1)
+
+    def look(self, newest: int, query: Tensor, weights: Tensor, mixed: Tensor) -> None:
         """Let one step look back.
 
         Args:
-            token: Of the step before.
-            query: ``[B, H]``.
-            key: Key of the cell that the step before made, ``[B, H]``; None at a call's first step.
-            value: As ``key``.
-
-        Returns:
-            The weighted mix of values, ``[B, H]``, and this step's token.
+            newest: Row of its newest cell.
+            query: Times 1 / sqrt(D), ``[D, N x B]``.
+            weights: Takes the attention weights, oldest first, ``[W, N x B]``.
+            mixed: Takes the weighted mix of values, ``[D, N x B]``.
         """
-        if key is not None:
-            self.newest += 1
-        mixed, token = _Attend.apply(query, key, value, token, self)  # type: ignore[no-untyped-call]  # torch
-        return mixed, token
-
-    def weigh(self, asked: Tensor, rows: slice) -> Tensor:
-        """Weights of a step's window, ``[W, B x N]``, for its query ``[D, 1, B x N]``."""
-        keys = self.memory[0, :, rows]
-        scores = _dot(keys, asked, self.scores[: keys.shape[1]])
+        rows = self.rows(newest)
+        keys, values = self._window(rows)
+        scores = _dot(keys, query, self.scores[: len(keys)])
         if self.absent is not None and rows.start < len(self.absent):
             absent = self.absent[rows]
-            lanes = scores[: len(absent)].view(*absent.shape, -1)
-            lanes.masked_fill_(absent[..., None], -math.inf)
-        return scores.softmax(0)
+            lanes = scores[: len(absent)].view(len(absent), -1, absent.shape[1])
+            lanes.masked_fill_(absent[:, None], -math.inf)
+        torch.softmax(scores, 0, out=weights)
+        products = torch.mul(values, weights[:, None], out=self.products[: len(keys)])
+        torch.sum(products, 0, out=mixed)
 
-    def split(self, value: Tensor) -> Tensor:
-        """``[..., B, H]`` to ``[..., D, B x N]``, in the buffer's type."""
-        return split_heads(value, self.num_heads).flatten(-2).to(self.memory.dtype)
+    def restart(self, gradient: Tensor) -> None:
+        """Begin to go back.
 
-    def join(self, value: Tensor) -> Tensor:
-        """``[..., D, B x N]`` to ``[..., B, H]``."""
-        return join_heads(value.view(*value.shape[:-1], -1, self.num_heads))
+        Args:
+            gradient: Zeros, shaped as ``projected``: what later steps want of a row's key and
+                value, and once its cell has left, of its projection.
+        """
+        self.gradient = gradient
+
+    def look_back(self, newest: int, query: Tensor, weights: Tensor, mixed: Tensor) -> Tensor:
+        """Go back through `look`: from the gradient of ``mixed`` to that of ``query``."""
+        rows = self.rows(newest)
+        keys, values = self._window(rows)
+        into_keys, into_values = self._gradients(rows)
+        into_values.addcmul_(weights[:, None], mixed)
+        scores = _dot(values, mixed, self.scores[: len(keys)]).mul_(weights)
+        scores.addcmul_(weights, scores.sum(0), value=-1)  # through the softmax
+        into_keys.addcmul_(scores[:, None], query)
+        products = torch.mul(keys, scores[:, None], out=self.products[: len(keys)])
+        self._spread(rows)
+        return products.sum(0)
+
+    def position_gradient(self) -> Tensor | None:
+        """Of what age adds, ``[K, 2H, 1]``: nothing here."""
+        return None
+
+    def leave(self, row: int) -> Tensor:
+        """Go back through `enter`: the gradient of a cell's projection, ``[2H, B]``."""
+        gradient = self.gradient[row]
+        kept = self.projected[row]
+        active = kept if self.activation.in_place else self.activation.apply(kept)
+        into = self._normalise_back(gradient[None], active[None], row - self.first)[0]
+        into = self.activation.backward(into, kept)
+        return into if into is gradient else gradient.copy_(into)
+
+    def _window(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Keys and values, ``[W, D, N x B]`` each."""
+        return self._split(self.memory[rows])
+
+    def _gradients(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """What takes their gradients."""
+        return self._split(self.gradient[rows])
+
+    def _spread(self, rows: slice) -> None:
+        """Hand on what `_gradients` took."""
+
+    def _split(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = memory.view(len(memory), 2, self.head_size, self.lanes).unbind(1)
+        return keys, values
+
+
+def shares_memory(config: ModelConfig) -> bool:
+    """Whether a cell's projection becomes its key and value where it lies, or is all it leaves."""
+    in_place = ACTIVATIONS[config.attention_activation].in_place
+    aged = config.positional_encoding != "none"
+    return aged or (in_place and config.attention_norm == "none")
+
+
+class AgedWindow(Window):
+    """Keys and values that change with a cell's age: only its projection is made once.
+
+    Args:
+        position: What age adds to projections, oldest first, ``[K, 2H, 1]``.
+        config: As for `Window`, and so are the rest.
+    """
+
+    def __init__(
+        self,
+        position: Tensor,
+        config: ModelConfig,
+        norms: tuple[NormPass, NormPass],
+        absent: Tensor | None,
+        first: int,
+        projected: Tensor,
+    ) -> None:
+        super().__init__(config, norms, absent, first, projected, memory=projected)
+        self.position = position
+
+    def enter(self, row: int) -> None:
+        """A projection is all there is."""
+
+    def restart(self, gradient: Tensor) -> None:
+        """Begin to go back, see `Window.restart`."""
+        super().restart(gradient)
+        self._into_position = torch.zeros_like(self.position)
+        self._into_memory = torch.empty_like(self.projected[: self.window_size])
+
+    def position_gradient(self) -> Tensor:
+        """Of what age adds, ``[K, 2H, 1]``."""
+        return self._into_position
+
+    def leave(self, row: int) -> Tensor:
+        """The gradient of a cell's projection: all steps have handed on their share."""
+        return self.gradient[row]
+
+    def _active(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Of a step's window the projections with their ages, and what the activation makes."""
+        projected = self.projected[rows]
+        aged = projected + self.position[-len(projected) :]
+        active = self.activation.apply(aged)
+        return aged, active
+
+    def _window(self, rows: slice) -> tuple[Tensor, Tensor]:
+        _, active = self._active(rows)
+        return self._split(self._normalise(active, rows.stop - 1 - self.first))
+
+    def _gradients(self, rows: slice) -> tuple[Tensor, Tensor]:
+        return self._split(self._into_memory[: rows.stop - rows.start].zero_())
+
+    def _spread(self, rows: slice) -> None:
+        kept, active = self._active(rows)
+        into = self._into_memory[: len(active)]
+        into = self._normalise_back(into, active, rows.stop - 1 - self.first)
+        into = self.activation.backward(into, kept)
+        self.gradient[rows] += into
+        self._into_position[-len(into) :] += into.sum(2, keepdim=True)
 
 
 def _dot(rows: Tensor, one: Tensor, total: Tensor) -> Tensor:
-    """Products of ``[D, W, lanes]`` with ``[D, 1, lanes]``, summed over D to ``[W, lanes]``."""
-    torch.mul(rows[0], one[0], out=total)
-    for row, other in zip(rows[1:], one[1:], strict=True):
+    """Products of ``[W, D, lanes]`` with ``[D, lanes]``, summed over D to ``[W, lanes]``."""
+    first, *others = rows.unbind(1)
+    torch.mul(first, one[0], out=total)
+    for row, other in zip(others, one[1:], strict=True):
         total.addcmul_(row, other)
     return total
-
-
-class _Fill(torch.autograd.Function):
-    """Write the cells that a call starts with into the window; gives the first token."""
-
-    @staticmethod
-    def forward(ctx: Any, keys: Tensor, values: Tensor, window: Window) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.window = window
-        for memory, rows in zip(window.memory, (keys, values), strict=True):
-            memory[:, : len(rows)] = window.split(rows).transpose(0, 1)
-        ctx.rows = len(keys)
-        return keys.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, token: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
-        window = ctx.window
-        if token is None:
-            return None, None, None
-        keys, values = (window.join(g[:, : ctx.rows].transpose(0, 1)) for g in window.gradient)
-        window.gradient = None
-        return keys, values, None
-
-
-class _Attend(torch.autograd.Function):
-    """Write the newest key and value into the window, then attend to its latest K rows."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor | None,
-        value: Tensor | None,
-        token: Tensor,
-        window: Window,
-    ) -> tuple[Tensor, Tensor]:
-        rows = slice(max(0, window.newest + 1 - window.window_size), window.newest + 1)
-        if key is not None and value is not None:
-            for memory, part in zip(window.memory, (key, value), strict=True):
-                heads = split_heads(part, window.num_heads)  # [D, B, N]
-                memory[:, window.newest].view(heads.shape).copy_(heads)
-        asked = (window.split(query) * window.scale)[:, None]  # [D, 1, B x N]
-        weights = window.weigh(asked, rows)
-        if window.looks is not None:
-            window.looks.append(weights.view(len(weights), -1, window.num_heads))
-        products = window.products[:, : len(weights)]
-        mixed = torch.mul(window.memory[1, :, rows], weights, out=products).sum(1)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(asked, weights)
-        ctx.window, ctx.rows, ctx.entered = window, rows, key is not None
-        return window.join(mixed), token.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, mixed: Tensor | None, token: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor, None]:
-        window: Window = ctx.window
-        asked, weights = ctx.saved_tensors
-        if (
-            token is None or window.gradient is None
-        ):  # the last step that this backward pass reaches
-            window.gradient = torch.zeros_like(window.memory)
-        key_gradient, value_gradient = window.gradient[:, :, ctx.rows]
-        query = None
-        if mixed is not None:
-            keys, values = window.memory[:, :, ctx.rows]
-            mixed = window.split(mixed)[:, None]  # [D, 1, B x N]
-            value_gradient.addcmul_(weights, mixed)
-            scores = _dot(values, mixed, window.scores[: len(weights)]).mul_(weights)
-            scores.addcmul_(weights, scores.sum(0), value=-1)  # through the softmax, [W, B x N]
-            key_gradient.addcmul_(scores, asked)
-            products = torch.mul(keys, scores, out=window.products[:, : len(weights)])
-            query = window.join(products.sum(1) * window.scale)
-        if not ctx.entered:
-            return query, None, None, asked.new_zeros(()), None
-        return (
-            query,
-            window.join(key_gradient[:, -1]),
-            window.join(value_gradient[:, -1]),
-            asked.new_zeros(()),
-            None,
-        )

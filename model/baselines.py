@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from model.call import Baseline, State
 from model.norm import Span, StepBatchNorm
+from model.passes import begin
 
 
 def _run(
@@ -112,7 +113,8 @@ class BNLSTMCell(nn.Module):
         """Run over ``x`` ``[T, B, F]`` from ``(h, c)``, each ``[B, H]``."""
         h, c = state
         norms = (self.input_norm, self.hidden_norm, self.cell_norm)
-        of_input, of_hidden, of_cell = (norm.over(span) for norm in norms)
+        passes = [begin(norm, span) for norm in norms]
+        of_input, of_hidden, of_cell = passes
         projected = (x @ self.input_weight.T).unbind(0)
         outputs = []
         for t in range(span.length):
@@ -127,8 +129,8 @@ class BNLSTMCell(nn.Module):
                 h, c = torch.where(valid, hidden, h), torch.where(valid, cell, c)
                 output = torch.where(valid, hidden, torch.zeros_like(hidden))
             outputs.append(output)
-        for norm in norms:
-            norm.close(span)
+        for each in passes:
+            each.close()
         return torch.stack(outputs), (h, c)
 
 

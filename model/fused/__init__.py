@@ -1,20 +1,18 @@
 """The LARNN's sequences in one fused CPU kernel; ``docs/kernel.md`` says how it works.
 
-The kernel computes what `model.cell.run_sequence` computes, several times faster. It is C++ that is
-built once, on first use; where it cannot be built, or for what it does not know, the layer runs on
-PyTorch's own operations.
+The kernel computes what `model.sequence.run_sequence` computes, several times faster. It is C++
+that is built once, on first use; where it cannot be built, or for what it does not know, the layer
+runs on PyTorch's own operations.
 """
 
 from __future__ import annotations
 
 from model.fused.build import BuildError
-from model.fused.memory import release_memory
 from model.fused.sequence import choose_backend, resolve_backend, run_sequence, takes
 
 __all__ = [
     "BuildError",
     "choose_backend",
-    "release_memory",
     "resolve_backend",
     "run_sequence",
     "takes",

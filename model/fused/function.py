@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.fused.build import load_library
-from model.fused.memory import POOL
+from model.memory import POOL
 
 SITES = 5  # norms, in the kernel's order: key, value, attention, cell, hidden
 ACTIVATIONS = ("none", "elu", "relu", "gelu", "tanh")

@@ -15,7 +15,7 @@ from model.fused.function import Call, FusedSequence
 from model.norm import EPSILON, LayerNorm, Norm, Span, StepBatchNorm
 
 if TYPE_CHECKING:  # the cell imports this package
-    from model.cell import CellWeights
+    from model.loop import CellWeights
 
 
 BACKENDS = ("auto", "fused", "torch")
@@ -84,7 +84,7 @@ def run_sequence(
     keep: Tensor | None,
     span: Span,
 ) -> tuple[Tensor, Tensor]:
-    """One layer over one sequence, as `model.cell.run_sequence`.
+    """One layer over one sequence, as `model.sequence.run_sequence`.
 
     Args:
         config: Activation, heads, window, norms.

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from model import fused
 from model.attention import ACTIVATIONS
-from model.fused.memory import POOL, Pool
 from model.layer import LARNN
 from tests.model_tests.test_reference import FIELDS, assert_same, make_layer, make_state
 
@@ -137,92 +136,6 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(run, inputs)
 
 
-def test_retained_graphs_give_the_same_gradients_twice():
-    layer = make_layer(1, norm="batch", attention_norm="batch")
-    output, _ = layer(torch.randn(4, 5, 3))
-    first = torch.autograd.grad(output.sum(), layer.parameters(), retain_graph=True)
-    again = torch.autograd.grad(output.sum(), layer.parameters())
-    for found, expected in zip(again, first, strict=True):
-        assert torch.equal(found, expected)
-    with pytest.raises(RuntimeError, match="second time"):
-        output.sum().backward()
-
-
-def test_backward_releases_what_forward_saved():
-    output, _ = make_layer(1)(torch.randn(4, 5, 3))
-    node = output.grad_fn
-    while "FusedSequence" not in type(node).__name__:
-        node = node.next_functions[0][0]
-    assert node.saved_tensors[0].numel() > 0
-    output.sum().backward()
-    with pytest.raises(RuntimeError, match="freed"):
-        _ = node.saved_tensors  # gone, though the output and its graph still live
-
-
-def resident():
-    """Bytes of memory that this process has."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-
-def test_a_thousand_steps_leak_nothing():
-    layer = make_layer(2, norm="batch", layers=1)
-    x = torch.randn(40, 16, 3)
-
-    def train(steps):
-        for _ in range(steps):
-            layer(x)[0].sum().backward()
-
-    train(50)
-    before = resident()
-    train(1000)
-    saved = 40 * 16 * layer.hidden_size * 10 * 8
-    assert resident() - before < 100 * saved  # each step saves so much; a leak keeps 1,000 of them
-
-
-def test_blocks_are_handed_on_when_their_last_use_ends():
-    pool = Pool()
-    first, second = pool.take(100), pool.take(50)
-    places = first.data_ptr(), second.data_ptr()
-    part = first[10:]
-    del first
-    third = pool.take(40)
-    assert third.data_ptr() not in places  # both are in use
-    del part, second, third
-    held = [pool.take(size) for size in (100, 50, 40)]
-    assert {block.data_ptr() for block in held} >= set(places)
-    assert [len(block) for block in held] == [100, 50, 40]
-
-
-def test_a_block_that_is_too_small_gives_way():
-    pool = Pool()
-    for size in (10, 30, 20, 40):
-        block = pool.take(size)
-        address = block.data_ptr()
-        del block
-    assert pool.take(5).data_ptr() == address  # one was in use at a time: there is one, the largest
-
-
-@given(sizes=st.lists(st.integers(1, 500), max_size=30), seed=st.integers(0, 99))
-def test_no_two_users_share_a_block(sizes, seed):
-    pool, held, random_ = Pool(), [], random.Random(seed)
-    for number, size in enumerate(sizes):
-        held.append((number, pool.take(size).fill_(number)))
-        if random_.random() < 0.5:
-            held.pop(random_.randrange(len(held)))
-    for number, block in held:
-        assert (block == number).all()
-
-
-def test_released_memory_goes_back_to_the_system():
-    layer = make_layer(2, layers=1)
-    saved = 10_000 * 16 * layer.hidden_size * 10 * 8
-    layer(torch.randn(10_000, 16, 3))[0].sum().backward()
-    before = resident()
-    fused.release_memory()
-    assert before - resident() > saved / 2
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_the_same_threads_give_the_same_bits(threads, norm):
@@ -234,17 +147,6 @@ def test_the_same_threads_give_the_same_bits(threads, norm):
         assert all(
             torch.equal(found, expected) for found, expected in zip(run, runs[0], strict=True)
         )
-
-
-def test_uninitialised_memory_changes_nothing(monkeypatch):
-    x = torch.randn(5, 11, 3)
-    layer = make_layer(6, norm="batch", attention_norm="batch", attention_activation="gelu")
-    expected = torch.autograd.grad(layer(x)[0].sum(), layer.parameters())
-    take = POOL.take
-    monkeypatch.setattr(POOL, "take", lambda size: take(size).fill_(0xFF))  # bytes of a NaN
-    found = torch.autograd.grad(layer(x)[0].sum(), layer.parameters())
-    for gradient, wanted in zip(found, expected, strict=True):
-        assert torch.equal(gradient, wanted)
 
 
 def test_nan_shows_in_the_output():
@@ -270,35 +172,6 @@ def test_tensors_of_different_types_are_refused():
     layer.cells[0].attended.float()
     with pytest.raises(ValueError, match=r"got torch\.float32 on cpu, torch\.float64"):
         layer(torch.randn(3, 3, 3))
-
-
-@pytest.mark.parametrize("activation", ["elu", "gelu"])
-@pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_without_gradients_steps_are_not_kept(norm, activation, monkeypatch):
-    layer = make_layer(9, norm=norm, attention_norm=norm, attention_activation=activation, layers=1)
-    x = torch.randn(60, 19, 3)
-    taken, take = [], POOL.take
-
-    def counted(size):
-        taken.append(size)
-        return take(size)
-
-    monkeypatch.setattr(POOL, "take", counted)
-    expected, _ = layer(x)
-    kept = taken[0]
-    for context in (torch.no_grad, torch.inference_mode):
-        taken.clear()
-        with context():
-            assert torch.equal(layer(x)[0], expected)
-        assert taken[0] < kept / 3
-
-
-@pytest.mark.usefixtures("no_torch_path")
-def test_frozen_weights_still_pass_gradients_on():
-    layer = make_layer(9).requires_grad_(False)
-    x = torch.randn(4, 5, 3, requires_grad=True)
-    layer(x)[0].square().sum().backward()
-    assert x.grad.abs().max() > 0
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Memory that the kernel's calls hand on to each other, training step after training step.
+"""Memory that a layer's calls hand on to each other, training step after training step.
 
 PyTorch keeps none on a CPU: what a step frees goes back to the system, and comes back with every
 page cleared. That took an eighth of the kernel's time.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import weakref
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -61,5 +63,31 @@ POOL = Pool()
 
 
 def release_memory() -> None:
-    """Give the memory back that the kernel keeps for its next call, as large as its largest."""
+    """Give the memory back that layers keep for their next call, as large as the largest."""
     POOL.release()
+
+
+def take_block(shapes: Iterable[Sequence[int]], like: Tensor) -> Tensor:
+    """Memory for tensors of these shapes, with whatever it held; other devices have pools already.
+
+    Args:
+        shapes: As `split` will be told.
+        like: Tells type and device.
+    """
+    size = sum(_padded(shape) for shape in shapes)
+    if like.device.type != "cpu" or torch.compiler.is_compiling():  # whose tracer knows no pool
+        return like.new_empty(size)
+    return POOL.take(size * like.element_size()).view(like.dtype)
+
+
+def split(block: Tensor, shapes: Iterable[Sequence[int]]) -> list[Tensor]:
+    """Lay tensors out in a block, each at the beginning of a cache line."""
+    parts, at = [], 0
+    for shape in shapes:
+        parts.append(block[at : at + math.prod(shape)].view(*shape))
+        at += _padded(shape)
+    return parts
+
+
+def _padded(shape: Sequence[int]) -> int:
+    return math.ceil(math.prod(shape) / 16) * 16
