@@ -211,6 +211,8 @@ class AgedWindow(Window):
     ) -> None:
         super().__init__(config, norms, absent, first, projected, memory=projected)
         self.position = position
+        # Of the window that was looked at last, with and without its activation
+        self._active = self._aged = projected[:0]
 
     def enter(self, row: int) -> None:
         """A projection is all there is."""
@@ -229,25 +231,19 @@ class AgedWindow(Window):
         """The gradient of a cell's projection: all steps have handed on their share."""
         return self.gradient[row]
 
-    def _active(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Of a step's window the projections with their ages, and what the activation makes."""
-        projected = self.projected[rows]
-        aged = projected + self.position[-len(projected) :]
-        active = self.activation.apply(aged)
-        return aged, active
-
     def _window(self, rows: slice) -> tuple[Tensor, Tensor]:
-        _, active = self._active(rows)
-        return self._split(self._normalise(active, rows.stop - 1 - self.first))
+        projected = self.projected[rows]
+        self._aged = projected + self.position[-len(projected) :]
+        self._active = self.activation.apply(self._aged)
+        return self._split(self._normalise(self._active, rows.stop - 1 - self.first))
 
     def _gradients(self, rows: slice) -> tuple[Tensor, Tensor]:
         return self._split(self._into_memory[: rows.stop - rows.start].zero_())
 
     def _spread(self, rows: slice) -> None:
-        kept, active = self._active(rows)
-        into = self._into_memory[: len(active)]
-        into = self._normalise_back(into, active, rows.stop - 1 - self.first)
-        into = self.activation.backward(into, kept)
+        into = self._into_memory[: len(self._aged)]
+        into = self._normalise_back(into, self._active, rows.stop - 1 - self.first)
+        into = self.activation.backward(into, self._aged)
         self.gradient[rows] += into
         self._into_position[-len(into) :] += into.sum(2, keepdim=True)
 

@@ -58,11 +58,11 @@ class Loop:
     """
 
     def __init__(self, call: Call, weights: CellWeights, tape: Tape) -> None:
-        self.call, self.weights, self.tape = call, weights, tape
-        R = call.sizes.history
-        listen = torch.cat([weights.input, weights.hidden], dim=1)  # [5H, I + H]
-        matrices = listen, weights.memory, weights.attended, weights.attention_gates
-        self.listen, self.remember, self.attend, self.open = (
+        self.call, self.tape = call, tape
+        self.first = call.sizes.history - 1  # row of the newest cell at step 0
+        joined = torch.cat([weights.input, weights.hidden], dim=1)  # [5H, I + H]
+        matrices = joined, weights.memory, weights.attended, weights.attention_gates
+        self.joined_matrix, self.memory_matrix, self.attended_matrix, self.gates_matrix = (
             matrix if call.half is None else matrix.to(call.half) for matrix in matrices
         )
         biases = weights.bias, weights.memory_bias, weights.attended_bias
@@ -70,13 +70,13 @@ class Loop:
             None if bias is None else bias[:, None] for bias in biases
         )
         self.activation = ACTIVATIONS[call.config.attention_activation]
-        shared = call.config, call.norms[:2], call.absent, R - 1, tape.projected
+        shared = call.config, call.norms[:2], call.absent, self.first, tape.projected
         if weights.position is None:
             self.window = Window(*shared, tape.memory)
         else:
-            self.window = AgedWindow(weights.position.transpose(1, 2), *shared)
+            position = weights.position.mT.to(tape.joined.dtype)
+            self.window = AgedWindow(position, *shared)
         self.steps = steps(call, tape)
-        self.first = R - 1  # row of the newest cell at step 0
 
     def forward(self, inputs: Tensor, hidden: Tensor, queue: Tensor) -> None:
         """Fill the tape from ``[T, B, I]``, ``[B, H]`` and ``[R, B, H]``."""
@@ -93,12 +93,12 @@ class Loop:
 
     def _enter(self, row: int, cell: Tensor) -> None:
         """Let a cell enter the window."""
-        _multiply(self.remember, cell, self.memory_bias, self.tape.projected[row])
+        _multiply(self.memory_matrix, cell, self.memory_bias, self.tape.projected[row])
         self.window.enter(row)
 
     def _look(self, number: int, step: Step) -> None:
         """Ask, and mix the values of what was found."""
-        _multiply(self.listen, step.joined, self.bias, step.gates)
+        _multiply(self.joined_matrix, step.joined, self.bias, step.gates)
         query = self.activation.apply(step.raw_query).view_as(step.query)
         torch.mul(query, self.window.scale, out=step.query)
         mixed = step.mixed.view_as(step.query)
@@ -110,9 +110,9 @@ class Loop:
     def _step(self, number: int, step: Step) -> None:
         """From the mix of values to the new cell and hidden state."""
         call, norms = self.call, self.call.norms
-        _multiply(self.attend, step.mixed, self.attended_bias, step.attended)
+        _multiply(self.attended_matrix, step.mixed, self.attended_bias, step.attended)
         _normalise(norms.attention, F.elu_(step.attended), number, step.attention)
-        _multiply(self.open, step.attention, step.opened, step.opened)
+        _multiply(self.gates_matrix, step.attention, step.opened, step.opened)
         step.i.tanh_()
         step.others.sigmoid_()
         torch.mul(step.i, step.u, out=step.raw_cell).addcmul_(step.before, step.f)
@@ -135,8 +135,8 @@ class Loop:
         for norm in self.call.norms:
             norm.restart()
         self.window.restart(into.projected.zero_())
-        outputs = None if output is None else output.transpose(1, 2).contiguous()
-        latest = () if cells is None else cells.transpose(1, 2).unbind(0)
+        outputs = None if output is None else output.mT.contiguous()
+        latest = () if cells is None else cells.mT.unbind(0)
         into.joined[T].zero_()
         cell = into.joined.new_zeros(H, B)
         for number, step in reversed(list(enumerate(self.steps))):
@@ -148,7 +148,7 @@ class Loop:
             gates = into.gates[number]
             self._step_back(number, step, hidden, cell, gates[H:])
             self._look_back(number, step, into.attended[number], gates)
-            _multiply(self.listen.t(), gates, None, into.joined[number])
+            _multiply(self.joined_matrix.t(), gates, None, into.joined[number])
             cell += self._leave(self.first + number)
         into.queue[R - 1] = cell
         for row in range(R - 1):
@@ -182,30 +182,29 @@ class Loop:
     def _look_back(self, number: int, step: Step, attended: Tensor, gates: Tensor) -> None:
         """Back from the opened gates through attention to the query."""
         H = len(attended)
-        attention = _multiply(self.open.t(), gates[H:])
+        attention = _multiply(self.gates_matrix.t(), gates[H:])
         attention = _normalise_back(self.call.norms.attention, attention, number, step.attended)
         attended.copy_(aten.elu_backward(attention, 1, 1, 1, True, step.attended))
-        mixed = _multiply(self.attend.t(), attended).view_as(step.query)
+        mixed = _multiply(self.attended_matrix.t(), attended).view_as(step.query)
         query = self.window.look_back(self.first + number, step.query, step.weights, mixed)
         query = query.mul_(self.window.scale).view_as(attended)
         gates[:H] = self.activation.backward(query, step.raw_query)
 
     def _leave(self, row: int) -> Tensor:
         """Back through `_enter`: the gradient of a cell, as keys and values want it."""
-        return _multiply(self.remember.t(), self.window.leave(row))
+        return _multiply(self.memory_matrix.t(), self.window.leave(row))
 
     def weight_gradients(self, into: Gradients) -> CellWeights:
         """Of the parameters."""
         tape, (T, _, I, H, _, _, _) = self.tape, self.call.sizes  # noqa: E741  # the field's name
         joined = self._gradient(into.gates, tape.joined[:T])
-        biased = self.weights.memory_bias is not None
         return CellWeights(
             input=joined[:, :I],
             bias=into.gates.sum((0, 2)),
             hidden=joined[:, I:],
             memory=self._gradient(into.projected, tape.cells[: len(into.projected)]),
-            memory_bias=into.projected.sum((0, 2)) if biased else None,
-            position=None if into.position is None else into.position.transpose(1, 2),
+            memory_bias=None if self.memory_bias is None else into.projected.sum((0, 2)),
+            position=None if into.position is None else into.position.mT,
             attended=self._gradient(into.attended, tape.mixed),
             attended_bias=into.attended.sum((0, 2)),
             attention_gates=self._gradient(into.gates[:, H:], tape.attention),

@@ -151,3 +151,8 @@ def make_norm(kind: str, size: int, *, bias: bool = True, constant_start: bool =
     if kind == "batch":
         return StepBatchNorm(size, bias=bias, constant_start=constant_start)
     return LayerNorm(size, bias=bias) if kind == "layer" else NoNorm()
+
+
+def weight_and_bias(norm: Norm) -> tuple[Tensor | None, Tensor | None]:
+    """A norm's parameters; None for what it has not."""
+    return (None, None) if isinstance(norm, NoNorm) else (norm.weight, norm.bias)

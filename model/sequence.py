@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from model.config import ModelConfig
 from model.loop import CellWeights, Loop
 from model.memory import take_block
-from model.norm import LayerNorm, Norm, Span, StepBatchNorm
+from model.norm import Norm, Span, weight_and_bias
 from model.passes import begin
 from model.tape import Call, CellNorms, Sizes, lay_out, tape_shapes
 
@@ -100,7 +100,7 @@ def run_sequence(
         latest ``min(T, window_size)``, ``[C, B, H]``.
     """
     T, B, I = inputs.shape  # noqa: E741  # the field's name for the input's size
-    parameters = [*weights, *(part for norm in norms for part in _parameters(norm))]
+    parameters = [*weights, *(part for norm in norms for part in weight_and_bias(norm))]
     tensors = inputs, hidden, queue, *parameters
     device = inputs.device.type
     with torch.no_grad():
@@ -125,9 +125,3 @@ def run_sequence(
 
 def _of_cell(weights: Sequence[Tensor | None]) -> CellWeights:
     return CellWeights(*weights[: len(CellWeights._fields)])  # type: ignore[arg-type]  # as given
-
-
-def _parameters(norm: Norm) -> tuple[Tensor | None, Tensor | None]:
-    if isinstance(norm, LayerNorm | StepBatchNorm):
-        return norm.weight, norm.bias
-    return None, None

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.fused.build import is_available, load_library
 from model.fused.function import Call, FusedSequence
-from model.norm import EPSILON, LayerNorm, Norm, Span, StepBatchNorm
+from model.norm import EPSILON, Norm, Span, StepBatchNorm, weight_and_bias
 
 if TYPE_CHECKING:  # the cell imports this package
     from model.loop import CellWeights
@@ -118,7 +118,7 @@ def run_sequence(
         hidden,
         queue,
         *weights,  # as PARAMETERS names them
-        *(parameter for norm in norms for parameter in _parameters(norm)),
+        *(parameter for norm in norms for parameter in weight_and_bias(norm)),
     )
     call = Call(
         num_heads=config.num_heads,
@@ -139,12 +139,6 @@ def run_sequence(
             if isinstance(norm, StepBatchNorm) and table is not None and flags is not None:
                 _learn(norm, table, flags, _steps(site, span), span)
     return output, cells
-
-
-def _parameters(norm: Norm) -> tuple[Tensor | None, Tensor | None]:
-    if isinstance(norm, LayerNorm | StepBatchNorm):
-        return norm.weight, norm.bias
-    return None, None
 
 
 def _steps(site: int, span: Span) -> range:
