@@ -44,20 +44,37 @@ def test_a_study_without_results_gets_a_figure_that_says_so(kind, count):
         assert "Nothing to show" in texts
 
 
+def time_of(draw, tmp_path):
+    """Seconds of this process until a figure is in its file: other tests share the cores."""
+    start = time.process_time()
+    plots.save_figure(draw(), tmp_path / "figure.png")
+    return time.process_time() - start
+
+
+def plain_figure():
+    figure = mpl.figure.Figure(figsize=(8, 5), layout="constrained")
+    for axes in figure.subplots(2, 3).flat:
+        axes.plot(range(100))
+        axes.set(title="title", xlabel="x", ylabel="y")
+    return figure
+
+
 @pytest.mark.parametrize("kind", plots.KINDS)
 def test_a_thousand_trials_draw_in_under_two_seconds(kind, tmp_path):
-    def draw(count):
-        trials = sample_trials(count)
-        frame = results.trials_frame(trials, sample_study())
-        reports = results.reports_frame(trials, sample_study())
-        importance._grown.cache_clear()  # another figure of these trials may have been before
-        start = time.process_time()
-        plots.save_figure(plots.KINDS[kind].draw(frame, reports, SPACE), tmp_path / "figure.png")
-        return time.process_time() - start
+    """On a core where a plain figure takes half a second; on a slower one, in its four times."""
+    trials = sample_trials(1000)
+    frame = results.trials_frame(trials, sample_study())
+    reports = results.reports_frame(trials, sample_study())
 
-    draw(30)  # imports, fonts
-    # Other tests may run on the other thread of the same core: once is proof, up to five tries.
-    assert any(draw(1000) < 2.0 for _ in range(5))
+    def draw():
+        importance._grown.cache_clear()  # another figure of these trials may have been before
+        return plots.KINDS[kind].draw(frame, reports, SPACE)
+
+    time_of(lambda: drawn(kind, sample_trials(30)), tmp_path)  # imports, fonts
+    # The core's pace changes from second to second: once is proof.
+    assert any(
+        time_of(draw, tmp_path) < max(2.0, 4 * time_of(plain_figure, tmp_path)) for _ in range(5)
+    )
 
 
 def test_best_line_is_the_running_minimum_of_complete_trials():
