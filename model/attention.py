@@ -162,10 +162,11 @@ class Window:
 
     def leave(self, row: int) -> Tensor:
         """Go back through `enter`: the gradient of a cell's projection, ``[2H, B]``."""
-        gradient = self.gradient[row]
-        kept = self.projected[row]
-        active = kept if self.activation.in_place else self.activation.apply(kept)
-        into = self._normalise_back(gradient[None], active[None], row - self.first)[0]
+        gradient, kept = self.gradient[row], self.projected[row]
+        into = gradient
+        if self.norms[0].changes:
+            active = kept if self.activation.in_place else self.activation.apply(kept)
+            into = self._normalise_back(gradient[None], active[None], row - self.first)[0]
         into = self.activation.backward(into, kept)
         return into if into is gradient else gradient.copy_(into)
 

@@ -84,22 +84,9 @@ def run_sequence(
     keep: Tensor | None,
     span: Span,
 ) -> tuple[Tensor, Tensor]:
-    """One layer over one sequence, as `model.sequence.run_sequence`.
+    """One layer over one sequence: takes and gives what `model.sequence.run_sequence` does.
 
-    Args:
-        config: Activation, heads, window, norms.
-        weights: Of the layer.
-        norms: Of keys, values, attention, cell, hidden state. In training, batch norms learn what
-            this batch measured.
-        inputs: ``[T, B, I]``.
-        hidden: ``[B, H]``.
-        queue: Oldest first, ``[R, B, H]`` with ``1 <= R <= window_size``.
-        keep: Factors of dropout, ``[T, B, H]`` or None.
-        span: Which time steps these are.
-
-    Returns:
-        Hidden states ``[T, B, H]``, and cells: of all steps where sequences end early, else of the
-        latest ``min(T, window_size)``, ``[C, B, H]``.
+    All slots of the queue hold cells, and nobody asks for attention weights.
 
     Raises:
         RuntimeError: If threads could not be started.
