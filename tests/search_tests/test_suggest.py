@@ -381,18 +381,13 @@ def test_suggesting_takes_less_than_a_tenth_of_a_second_at_ten_thousand_trials()
     suggester = Suggester(space, seed=0)
     suggester.suggest(trials, 1)  # reads each trial once
 
-    def seconds(work: Callable[[], object]) -> float:
+    def seconds() -> float:
         started = time.process_time()  # its own time: the machine may be busy
-        work()
+        suggester.suggest(trials, 1)
         return time.process_time() - started
 
-    def within() -> bool:
-        """On a core that sorts so many words in 20 ms; on a slower one, in five times as long."""
-        pace = seconds(lambda: sorted(str(number) for number in range(100_000)))
-        return seconds(lambda: suggester.suggest(trials, 1)) < max(0.1, 5 * pace)
-
-    # The core's pace changes from second to second: once is proof.
-    assert any(within() for _ in range(30))
+    # Other tests may run on the other thread of the same core: once is proof, up to thirty tries.
+    assert any(seconds() < 0.1 for _ in range(30))
 
 
 def test_unknown_algorithm_and_empty_space_are_refused() -> None:
