@@ -150,7 +150,6 @@ class Pages:
         settings = searched_settings(snapshot.study, best) if best else {}
         told = {
             **snapshot.to_json(),
-            "elapsed_s": snapshot.elapsed_s,
             "best_settings": settings,
             "loss_name": loss_name(snapshot.study),
         }

@@ -49,7 +49,7 @@ def _headline(snapshot: Snapshot) -> RenderableType:
     title = Text.assemble((study.name, "bold"), f"  {study.state}")
     if study.message:
         title.append(f": {study.message}")
-    line.add_row(title, Text(f"running for {format_duration(snapshot.elapsed_s)}", style="dim"))
+    line.add_row(title, Text(f"created {format_duration(snapshot.elapsed_s)} ago", style="dim"))
     return line
 
 

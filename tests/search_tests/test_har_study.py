@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from model.config import TrialConfig
+from search.enqueue import complete_points
 from search.grid import grid
 from search.launch import Request, build_spec
 from search.space import Space, resolve
@@ -40,6 +41,20 @@ def test_the_searched_cells_have_the_same_training_rows_and_widths():
     widths = tuple(heads * size for heads, size in ends)
     assert widths == lstm["hidden_size"].bounds == bn_lstm["hidden_size"].bounds
     assert larnn["num_layers"] == lstm["num_layers"] == bn_lstm["num_layers"]
+
+
+def test_the_second_search_keeps_the_larnns_own_rows_and_its_first_settings_fit(monkeypatch):
+    monkeypatch.setattr("search.launch._data_fingerprint", lambda fixed, say: "same")
+    spec = build_spec(Request("har-larnn-2", space=str(STUDY / "har-larnn-2.toml")), print)
+    first, second = resolve(str(STUDY / "har-larnn.toml")), Space.from_dict(spec.space)
+    own = [row for row in first.rows if row.name not in SHARED]
+    assert [row for row in second.rows if row.name not in SHARED] == own
+    points = complete_points(spec, [STUDY / "har-larnn-2-first.json"])
+    assert len(points) == 4
+    for params in points:
+        config = TrialConfig.from_params(params)
+        assert (config.model.cell, config.training.keep) == ("larnn", "last")
+        assert params["augmentation"] == "rotate"
 
 
 def test_the_published_network_varies_its_seed_only():

@@ -101,6 +101,12 @@ def test_80_columns_show_states_best_settings_running_curves_workers_and_time_le
     assert "epochs 12" not in shown  # fixed, not searched
 
 
+def test_the_headline_tells_the_studys_age_not_that_it_runs():
+    made = sample_study().created_at
+    waiting = sample_snapshot(running=(), workers=(), taken_at=made + timedelta(hours=13))
+    assert "created 13 h 00 min ago" in text_of(waiting)
+
+
 def test_a_console_without_unicode_gets_plain_signs():
     shown = text_of(sample_snapshot(), encoding="ascii")
     assert shown.isascii()
