@@ -121,7 +121,7 @@ class LARNNCell(nn.Module):
             self.hidden_norm,
         )
         keep = None
-        if span.training and self.config.dropout:
+        if span.training and self.config.dropout and self.config.dropout_on == "hidden":
             share = 1 - self.config.dropout
             shape = (*inputs.shape[:2], self.config.units)
             keep = inputs.new_empty(shape).bernoulli_(share).div_(share)

@@ -33,6 +33,7 @@ def make_layer(config: ModelConfig, input_size: int, backend: str | None = None)
             norm=config.norm,
             positional_encoding=config.positional_encoding,
             dropout=config.dropout,
+            dropout_on=config.dropout_on,
             backend=backend,
         )
     if config.cell == "residual-bi-lstm":

@@ -70,6 +70,7 @@ LARNN_ONLY = (
     "attention_norm",
     "norm",
     "positional_encoding",
+    "dropout_on",
 )
 """Settings that no other cell has a use for."""
 
@@ -107,6 +108,12 @@ class ModelConfig(Config):
         "none", "features of age in the window (larnn)", "none", "static"
     )
     dropout: float = number(0.0, "share of hidden values dropped in training", at_least=0, below=1)
+    dropout_on: str = choice(
+        "hidden",
+        "whether dropout acts in the recurrence or on what a layer hands on (larnn)",
+        "hidden",
+        "output",
+    )
 
     @property
     def units(self) -> int:

@@ -75,6 +75,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         norm: str = _M.norm,
         positional_encoding: str = _M.positional_encoding,
         dropout: float = _M.dropout,
+        dropout_on: str = _M.dropout_on,
         epochs: int = _T.epochs,
         batch_size: int = _T.batch_size,
         optimizer: str = _T.optimizer,

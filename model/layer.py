@@ -59,7 +59,9 @@ class LARNN(nn.Module):
         attention_norm: Norm of keys and values: ``none``, ``layer``, ``batch``.
         norm: Norm of attention, cell and hidden state: ``none``, ``layer``, ``batch``.
         positional_encoding: ``static`` shows keys and values a cell's age; ``none``.
-        dropout: Share of hidden values dropped in training, at each step.
+        dropout: Share of hidden values dropped in training, drawn anew at each step.
+        dropout_on: ``hidden``: the hidden state, which the next step reads (as published), or
+            ``output``: what a layer hands on, outside the recurrence, as an LSTM's dropout.
         batch_first: Input and output are ``[B, T, ...]`` rather than ``[T, B, ...]``.
         backend: What computes: ``fused`` (one CPU kernel a layer, built on first use), ``torch``
             (PyTorch's own operations), or ``auto``: the kernel wherever it can. None:
@@ -92,6 +94,7 @@ class LARNN(nn.Module):
         norm: str = "layer",
         positional_encoding: str = "none",
         dropout: float = 0.0,
+        dropout_on: str = "hidden",
         batch_first: bool = False,
         backend: str | None = None,
     ) -> None:
@@ -116,6 +119,7 @@ class LARNN(nn.Module):
             norm=norm,
             positional_encoding=positional_encoding,
             dropout=dropout,
+            dropout_on=dropout_on,
         )
         if hidden_size < 2 and "layer" in (norm, attention_norm):
             raise ValueError("layer norm needs a hidden_size of at least 2, got 1: set norm='none'")
@@ -239,8 +243,11 @@ class LARNN(nn.Module):
             hidden, queue = _latest(trace, state.hidden[number], queue, lengths)
             hiddens.append(hidden)
             queues.append(queue)
+            output = trace.hidden
+            if self.config.dropout_on == "output":
+                output = F.dropout(output, self.config.dropout, training=span.training)
             residual = self.config.stacking == "residual" and number > 0
-            x = x + trace.hidden if residual else trace.hidden
+            x = x + output if residual else output
         steps = state.steps + (span.length if lengths is None else lengths)
         return x, LARNNState(torch.stack(hiddens), torch.stack(queues), steps)
 

@@ -52,6 +52,7 @@ def test_the_larnn_is_built_as_configured():
         norm="batch",
         positional_encoding="static",
         dropout=0.25,
+        dropout_on="output",
     )
     classifier = SequenceClassifier(config, 4, 2)
     assert classifier.layer.config == config
@@ -69,6 +70,7 @@ UNUSED = {
     "attention_norm": "layer",
     "norm": "none",
     "positional_encoding": "static",
+    "dropout_on": "output",
 }
 
 

@@ -89,11 +89,12 @@ def pair(**fields):
     return layers
 
 
+@pytest.mark.parametrize("place", ["hidden", "output"])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_dropout_draws_from_the_generator_as_the_torch_path_does(norm):
+def test_dropout_draws_from_the_generator_as_the_torch_path_does(norm, place):
     x = torch.randn(5, 6, 3)
     results = []
-    for layer in pair(norm=norm, dropout=0.4):
+    for layer in pair(norm=norm, dropout=0.4, dropout_on=place):
         torch.manual_seed(3)
         output, _ = layer(x)
         gradients = torch.autograd.grad(output.square().sum(), layer.parameters())

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model.layer import LARNN, LARNNState
 from model.norm import MAX_STEPS, StepBatchNorm
@@ -272,8 +273,9 @@ def test_backward_can_run_twice_and_in_parts():
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_dropout_is_drawn_by_the_global_seed_and_only_in_training():
-    layer = make_layer(dropout=0.5, num_layers=1, stacking="plain")
+@pytest.mark.parametrize("place", ["hidden", "output"])
+def test_dropout_is_drawn_by_the_global_seed_and_only_in_training(place):
+    layer = make_layer(dropout=0.5, dropout_on=place, num_layers=1, stacking="plain")
     x = torch.randn(50, 20, 3)
     torch.manual_seed(1)
     first, _ = layer(x)
@@ -284,12 +286,35 @@ def test_dropout_is_drawn_by_the_global_seed_and_only_in_training():
     assert (layer.eval()(x)[0] != 0).all()
 
 
-def test_dropped_values_are_scaled():
-    layer = make_layer(dropout=0.25, num_layers=1, stacking="plain")
+@pytest.mark.parametrize("place", ["hidden", "output"])
+def test_dropped_values_are_scaled(place):
+    layer = make_layer(dropout=0.25, dropout_on=place, num_layers=1, stacking="plain")
     x = torch.randn(1, 100, 3)
     dropped, whole = layer(x)[0], layer.eval()(x)[0]
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+
+
+@pytest.mark.parametrize("stacking", ["plain", "residual"])
+def test_dropout_on_the_output_drops_between_layers_and_leaves_the_recurrence_alone(stacking):
+    layer = make_layer(dropout=0.25, dropout_on="output", num_layers=2, stacking=stacking)
+    x, lengths = torch.randn(9, 4, 3), torch.tensor([9, 9, 5, 0])
+    first, second = (LARNN(size, 4, num_heads=2, window_size=3) for size in (3, 4))
+    for one, cell in zip((first, second), layer.cells, strict=True):
+        one.cells[0].load_state_dict(cell.state_dict())
+    torch.manual_seed(1)
+    output, state = layer(x, lengths=lengths)
+    torch.manual_seed(1)
+    below, lower = first(x, lengths=lengths)
+    below = F.dropout(below, 0.25)
+    above, upper = second(below, lengths=lengths)
+    above = F.dropout(above, 0.25)
+    assert (below[:5, :3] == 0).any()
+    torch.testing.assert_close(output, above + below if stacking == "residual" else above)
+    torch.testing.assert_close(state.hidden, torch.cat([lower.hidden, upper.hidden]))
+    torch.testing.assert_close(state.queue, torch.cat([lower.queue, upper.queue]))
+    assert (output[5:, 2] == 0).all()
+    assert (output[:, 3] == 0).all()
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])

@@ -54,7 +54,7 @@ def test_the_second_search_keeps_the_larnns_own_rows_and_its_first_settings_fit(
     for params in points:
         config = TrialConfig.from_params(params)
         assert (config.model.cell, config.training.keep) == ("larnn", "last")
-        assert params["augmentation"] == "rotate"
+        assert (config.model.dropout_on, config.training.augmentation) == ("output", "rotate")
 
 
 def test_the_published_network_varies_its_seed_only():
