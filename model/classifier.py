@@ -30,6 +30,7 @@ def make_layer(config: ModelConfig, input_size: int, backend: str | None = None)
             stacking=config.stacking,
             attention_activation=config.attention_activation,
             attention_norm=config.attention_norm,
+            cell_activation=config.cell_activation,
             norm=config.norm,
             positional_encoding=config.positional_encoding,
             dropout=config.dropout,

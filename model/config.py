@@ -68,6 +68,7 @@ LARNN_ONLY = (
     "mode",
     "attention_activation",
     "attention_norm",
+    "cell_activation",
     "norm",
     "positional_encoding",
     "dropout_on",
@@ -100,6 +101,9 @@ class ModelConfig(Config):
     )
     attention_norm: str = choice(
         "none", "norm of keys and values (larnn)", "none", "layer", "batch"
+    )
+    cell_activation: str = choice(
+        "elu", "activation between cell and hidden state (larnn)", "elu", "tanh"
     )
     norm: str = choice(
         "layer", "norm of attention, cell and hidden state (larnn)", "layer", "batch", "none"

@@ -72,6 +72,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         stacking: str = _M.stacking,
         attention_activation: str = _M.attention_activation,
         attention_norm: str = _M.attention_norm,
+        cell_activation: str = _M.cell_activation,
         norm: str = _M.norm,
         positional_encoding: str = _M.positional_encoding,
         dropout: float = _M.dropout,

@@ -57,6 +57,8 @@ class LARNN(nn.Module):
         attention_activation: Activation of queries, keys and values: ``none``, ``elu``, ``relu``,
             ``gelu``, ``tanh``.
         attention_norm: Norm of keys and values: ``none``, ``layer``, ``batch``.
+        cell_activation: Activation between cell and hidden state: ``elu`` (as published), or
+            ``tanh``, as an LSTM's: hidden values stay within -1 and 1 without a norm, too.
         norm: Norm of attention, cell and hidden state: ``none``, ``layer``, ``batch``.
         positional_encoding: ``static`` shows keys and values a cell's age; ``none``.
         dropout: Share of hidden values dropped in training, drawn anew at each step.
@@ -91,6 +93,7 @@ class LARNN(nn.Module):
         stacking: str = "plain",
         attention_activation: str = "elu",
         attention_norm: str = "none",
+        cell_activation: str = "elu",
         norm: str = "layer",
         positional_encoding: str = "none",
         dropout: float = 0.0,
@@ -116,6 +119,7 @@ class LARNN(nn.Module):
             stacking=stacking,
             attention_activation=attention_activation,
             attention_norm=attention_norm,
+            cell_activation=cell_activation,
             norm=norm,
             positional_encoding=positional_encoding,
             dropout=dropout,

@@ -70,6 +70,7 @@ class Loop:
             None if bias is None else bias[:, None] for bias in biases
         )
         self.activation = ACTIVATIONS[call.config.attention_activation]
+        self.cell_activation = ACTIVATIONS[call.config.cell_activation]
         shared = call.config, call.norms[:2], call.absent, self.first, tape.projected
         if weights.position is None:
             self.window = Window(*shared, tape.memory)
@@ -120,7 +121,7 @@ class Loop:
         if call.ended is not None:
             step.cell.masked_fill_(call.ended[number], 0.0)
         step.bounded.copy_(step.cell)
-        torch.mul(step.o, F.elu_(step.bounded), out=step.raw_hidden)
+        torch.mul(step.o, self.cell_activation.apply(step.bounded), out=step.raw_hidden)
         _normalise(norms.hidden, step.raw_hidden, number, step.hidden)
         if call.keep is not None:
             step.hidden.mul_(call.keep[number])
@@ -167,7 +168,7 @@ class Loop:
             hidden = hidden * call.keep[number]
         hidden = _normalise_back(norms.hidden, hidden, number, step.raw_hidden)
         torch.mul(hidden, step.bounded, out=o)
-        cell += aten.elu_backward(hidden * step.o, 1, 1, 1, True, step.bounded)
+        cell += self.cell_activation.backward(hidden * step.o, step.bounded)
         if call.ended is not None:
             cell.masked_fill_(call.ended[number], 0.0)
         raw = _normalise_back(norms.cell, cell, number, step.raw_cell)

@@ -128,7 +128,8 @@ class _Loop:
                 cells.append(torch.tanh(i) * torch.sigmoid(u) + past[b][-1] * torch.sigmoid(f))
                 opened.append(torch.sigmoid(o))
             cells = self.norm("cell_norm", cells, on, t)
-            results = [o * _activate("elu", c) for o, c in zip(opened, cells, strict=True)]
+            psi = self.cell.config.cell_activation
+            results = [o * _activate(psi, c) for o, c in zip(opened, cells, strict=True)]
             results = self.norm("hidden_norm", results, on, t)
             for b, c, h in zip(on, cells, results, strict=True):
                 past[b].append(c)

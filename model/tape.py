@@ -80,7 +80,7 @@ class Tape(NamedTuple):
     attention: Tensor  # [S, H, B]
     raw_cells: Tensor  # [S, H, B], before their norm
     cells: Tensor  # [R + T, H, B]
-    bounded: Tensor  # [S, H, B], elu of the cells
+    bounded: Tensor  # [S, H, B], the cells through their activation
     raw_hidden: Tensor  # [S, H, B], before its norm
 
 

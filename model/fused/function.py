@@ -42,7 +42,14 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("value_bytes", "threads", *"TBIHNKR")),
         *(
             (name, ctypes.c_int64)
-            for name in ("activation", "norm", "memory_norm", "cells_out", "saves")
+            for name in (
+                "activation",
+                "cell_activation",
+                "norm",
+                "memory_norm",
+                "cells_out",
+                "saves",
+            )
         ),
         *((name, ctypes.c_void_p) for name in (*STATE, "keep", "lengths")),
         *((name, ctypes.c_void_p) for name in PARAMETERS),
@@ -63,6 +70,7 @@ class Call:
         num_heads: N.
         window_size: K.
         activation: Of queries, keys and values.
+        cell_activation: Between cell and hidden state.
         norm: Of attention, cell and hidden state.
         memory_norm: Of keys and values.
         cells_out: How many of the latest cells to return.
@@ -77,6 +85,7 @@ class Call:
     num_heads: int
     window_size: int
     activation: str
+    cell_activation: str
     norm: str
     memory_norm: str
     cells_out: int
@@ -106,6 +115,7 @@ def _problem(
         K=call.window_size,
         R=queue.shape[0],
         activation=ACTIVATIONS.index(call.activation),
+        cell_activation=ACTIVATIONS.index(call.cell_activation),
         norm=NORMS.index(call.norm),
         memory_norm=NORMS.index(call.memory_norm),
         cells_out=call.cells_out,

@@ -111,6 +111,7 @@ def run_sequence(
         num_heads=config.num_heads,
         window_size=config.window_size,
         activation=config.attention_activation,
+        cell_activation=config.cell_activation,
         norm=config.norm,
         memory_norm=config.attention_norm,
         cells_out=len(inputs) if lengths is not None else min(len(inputs), config.window_size),

@@ -18,6 +18,7 @@ FIELDS = {
     "stacking": ("plain", "residual"),
     "attention_activation": ("none", "elu", "relu", "gelu", "tanh"),
     "attention_norm": ("none", "layer", "batch"),
+    "cell_activation": ("elu", "tanh"),
     "norm": ("none", "layer", "batch"),
     "positional_encoding": ("none", "static"),
 }

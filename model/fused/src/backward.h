@@ -157,7 +157,7 @@ template <class T> struct Backward : Worker<T> {
     return std::count_if(plan.p.lengths, plan.p.lengths + plan.B, [&](int64_t n) { return n > t; });
   }
 
-  // The gradient of h_t; and o ELU(c_t), which was its value before the norm.
+  // The gradient of h_t; and o psi(c_t), which was its value before the norm.
   Moments<T> receive(int64_t t) {
     const Problem& p = plan.p;
     const int64_t H = plan.H;
@@ -174,8 +174,11 @@ template <class T> struct Backward : Worker<T> {
       }
       const T* cell = plan.cell(plan.R + t, range.first + b);
       const T* output = plan.step(t, range.first + b) + 4 * panel();
-      for (int64_t i = 0; i < panel(); i += W)
-        *vectors(before + i) = *vectors(output + i) * elu<T>(*vectors(cell + i));
+      with_activation(p.cell_activation, [&](auto a) {
+        for (int64_t i = 0; i < panel(); i += W)
+          *vectors(before + i) =
+              *vectors(output + i) * activate<T, decltype(a)::value>(*vectors(cell + i));
+      });
     }
     this->silence(d_hidden, panel());
     return this->known(kHidden, t, before_hidden, panel());
@@ -193,15 +196,18 @@ template <class T> struct Backward : Worker<T> {
       if (plan.p.d_cells && given >= 0)
         load_panel(d_cell + b * panel(), static_cast<const T*>(plan.p.d_cells) + given * plan.B * H,
                    H, (range.first + b) * L, plan.B, true);
-      for (int64_t i = 0; i < panel(); i += W) {
-        const Vec<T> output = *vectors(gates + 3 * panel() + i), g = *vectors(gradient + i);
-        const Vec<T> shown = elu<T>(*vectors(cell + i));
-        *vectors(d_gates + 3 * panel() + i) = g * shown * output * (T(1) - output);
-        *vectors(d_cell + b * panel() + i) += g * output * elu_slope<T>(shown);
-        *vectors(before_cell + b * panel() + i) =
-            *vectors(gates + i) * *vectors(gates + 2 * panel() + i) +
-            *vectors(last + i) * *vectors(gates + panel() + i);
-      }
+      with_activation(plan.p.cell_activation, [&](auto a) {
+        constexpr int A = decltype(a)::value;
+        for (int64_t i = 0; i < panel(); i += W) {
+          const Vec<T> output = *vectors(gates + 3 * panel() + i), g = *vectors(gradient + i);
+          const Vec<T> c = *vectors(cell + i), shown = activate<T, A>(c);
+          *vectors(d_gates + 3 * panel() + i) = g * shown * output * (T(1) - output);
+          *vectors(d_cell + b * panel() + i) += g * output * slope<T, A>(c, shown);
+          *vectors(before_cell + b * panel() + i) =
+              *vectors(gates + i) * *vectors(gates + 2 * panel() + i) +
+              *vectors(last + i) * *vectors(gates + panel() + i);
+        }
+      });
     }
     this->silence(d_cell, panel());
     return this->known(kCell, t, before_cell, panel());

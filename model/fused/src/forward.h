@@ -173,9 +173,12 @@ template <class T> struct Forward : Worker<T> {
     this->silence(cell, panel());
     for (int64_t b = 0; b < range.blocks; ++b) {
       const T* output = plan.step(t, range.first + b) + 4 * panel();
-      for (int64_t i = 0; i < panel(); i += W)
-        *vectors(mixed + b * panel() + i) =
-            *vectors(output + i) * elu<T>(*vectors(cell + b * panel() + i));
+      with_activation(plan.p.cell_activation, [&](auto a) {
+        for (int64_t i = 0; i < panel(); i += W)
+          *vectors(mixed + b * panel() + i) =
+              *vectors(output + i) *
+              activate<T, decltype(a)::value>(*vectors(cell + b * panel() + i));
+      });
     }
   }
 

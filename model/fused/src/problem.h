@@ -11,7 +11,7 @@ enum NormKind : int64_t { kNoNorm, kBatchNorm, kLayerNorm };
 // double; letters: T time, B batch, I input, H hidden, N heads, K window, R past cells at the start.
 struct Problem {
   int64_t value_bytes, threads, T, B, I, H, N, K, R;
-  int64_t activation, norm, memory_norm;
+  int64_t activation, cell_activation, norm, memory_norm;
   int64_t cells_out;                       // how many of the latest cells are wanted
   int64_t saves;                           // whether what backward needs is to be left
   const void *inputs, *hidden, *queue;     // [T,B,I], [B,H], [R,B,H]
