@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -370,24 +369,23 @@ def test_long_histories_are_cut_to_the_best_and_the_latest(
     assert asked[0]["gamma"] * math.sqrt(len(kept)) == pytest.approx(0.25 * math.sqrt(10_000))
 
 
-def test_suggesting_takes_less_than_a_tenth_of_a_second_at_ten_thousand_trials() -> None:
-    space = NAMED_SPACES["card"]
-    expression, rng = hyperopt_space(space), np.random.default_rng(0)
-    drawn = [sample(expression, rng) for _ in range(500)]
-    trials = [
-        finished(n, NewTrial({**drawn[n % 500], "dropout": n / 20_000}, 0), float(rng.random()))
-        for n in range(10_000)
-    ]
-    suggester = Suggester(space, seed=0)
-    suggester.suggest(trials, 1)  # reads each trial once
+def test_a_trial_is_encoded_once_however_often_is_suggested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded = []
 
-    def seconds() -> float:
-        started = time.process_time()  # its own time: the machine may be busy
-        suggester.suggest(trials, 1)
-        return time.process_time() - started
+    def counted(space: Space, sampled: Mapping[str, Any]) -> dict[str, float]:
+        encoded.append(sampled)
+        return encode(space, sampled)
 
-    # Other tests may run on the other thread of the same core: once is proof, up to thirty tries.
-    assert any(seconds() < 0.1 for _ in range(30))
+    monkeypatch.setattr("search.suggest.encode", counted)
+    suggester = Suggester(LINE, seed=0)
+    trials = [finished(n, NewTrial({"x": n / 100}, 0), float(n)) for n in range(300)]
+    suggester.suggest(trials, 1)
+    suggester.suggest(trials, 1)
+    assert encoded == [trial.params for trial in trials]
+    suggester.suggest([*trials, finished(300, NewTrial({"x": 3.5}, 0), 1.0)], 1)
+    assert len(encoded) == 301
 
 
 def test_unknown_algorithm_and_empty_space_are_refused() -> None:
