@@ -58,6 +58,11 @@ class LARNNCell(nn.Module):
         self.cell_norm = make_norm(config.norm, H)
         self.hidden_norm = make_norm(config.norm, H)
 
+    def attention_weights(self) -> list[nn.Parameter]:
+        """Attention's four projections, which ``attention_rate_factor`` is about."""
+        projections = (self.query, self.key, self.value, self.attended)
+        return [weight for linear in projections for weight in linear.parameters()]
+
     def weights(self) -> CellWeights:
         """Gather the parameters for the time loop; differentiable."""
         H = self.config.units

@@ -61,6 +61,20 @@ class Config:
         return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]  # as above
 
 
+def _check_unused(cell: str, config: Config) -> None:
+    """A setting that ``cell`` has no use for must be at its default."""
+    unused = () if cell == "larnn" else LARNN_ONLY
+    if cell == "residual-bi-lstm":
+        unused = (*unused, "stacking")
+    for name in (name for name in unused if hasattr(config, name)):
+        value, default = getattr(config, name), getattr(type(config), name)
+        if value != default:
+            raise ValueError(
+                f"cell {cell!r} has no {name}: leave it out (or at its default, "
+                f"{default!r}), got {value!r}"
+            )
+
+
 LARNN_ONLY = (
     "num_heads",
     "head_size",
@@ -72,6 +86,7 @@ LARNN_ONLY = (
     "norm",
     "positional_encoding",
     "dropout_on",
+    "attention_rate_factor",
 )
 """Settings that no other cell has a use for."""
 
@@ -133,16 +148,7 @@ class ModelConfig(Config):
                 "hidden_size of a larnn follows from num_heads x head_size: set these, "
                 f"got hidden_size {self.hidden_size}"
             )
-        unused = () if self.cell == "larnn" else LARNN_ONLY
-        if self.cell == "residual-bi-lstm":
-            unused = (*unused, "stacking")
-        for name in unused:
-            value, default = getattr(self, name), getattr(ModelConfig, name)
-            if value != default:
-                raise ValueError(
-                    f"cell {self.cell!r} has no {name}: leave it out (or at its default, "
-                    f"{default!r}), got {value!r}"
-                )
+        _check_unused(self.cell, self)
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,9 @@ class TrainingConfig(Config):
     batch_size: int = number(128, "sequences a step", at_least=1)
     optimizer: str = choice("adamw", "update rule", "adamw", "adam")
     learning_rate: float = number(0.003, "highest learning rate", above=0)
+    attention_rate_factor: float = number(
+        1.0, "learning rate of attention's weights, in learning rates (larnn)", above=0
+    )
     weight_decay: float = number(1e-3, "pull of the weights towards 0", at_least=0)
     schedule: str = choice(
         "one_cycle", "learning rate over the run", "constant", "step", "cosine", "one_cycle"
@@ -202,6 +211,9 @@ class TrialConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        _check_unused(self.model.cell, self.training)
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:

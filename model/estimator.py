@@ -81,6 +81,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         batch_size: int = _T.batch_size,
         optimizer: str = _T.optimizer,
         learning_rate: float = _T.learning_rate,
+        attention_rate_factor: float = _T.attention_rate_factor,
         weight_decay: float = _T.weight_decay,
         schedule: str = _T.schedule,
         decay_every: int = _T.decay_every,

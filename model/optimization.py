@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model.cell import LARNNCell
 from model.config import TrainingConfig
 from model.data.dataset import DataError, Dataset
 
@@ -87,15 +88,28 @@ class Precision:
 
 
 def make_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or Adam; weights are pulled towards 0, biases and norms (one dimension) are not."""
-    weights = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
+    """AdamW or Adam; weights are pulled towards 0, biases and norms (one dimension) are not.
+
+    A LARNN's attention may learn at another rate: see `set_learning_rate`.
+    """
+    cells = [module for module in model.modules() if isinstance(module, LARNNCell)]
+    slow = {id(weight) for cell in cells for weight in cell.attention_weights()}
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for weight in model.parameters():
+        factor = settings.attention_rate_factor if id(weight) in slow else 1.0
+        members.setdefault((factor, weight.dim() >= 2), []).append(weight)
     groups = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": weights, "factor": factor, "weight_decay": settings.weight_decay * matrices}
+        for (factor, matrices), weights in members.items()
     ]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.learning_rate)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Let every weight learn at ``rate`` times its group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
 
 
 def class_weights(kind: str, labels: Tensor, data: Dataset) -> Tensor | None:

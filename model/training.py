@@ -21,7 +21,13 @@ from model.data.dataset import DataError, Dataset, Normalisation
 from model.epochs import DivergedError, Epoch, FitResult
 from model.evaluation import Part, choose_device, pack_weights
 from model.fused.build import is_available
-from model.optimization import Precision, class_weights, learning_rate, make_optimizer
+from model.optimization import (
+    Precision,
+    class_weights,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
 
 INTERRUPT = "interrupt"
 """The stop reason that wants a checkpoint first."""
@@ -193,8 +199,7 @@ class _Training:
         start = self.batch * self.batch_size
         rows = self.order[start : start + self.batch_size].to(self.device)
         x, target, lengths = self.train.batch(rows, self.augment)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.batch)
+        set_learning_rate(self.optimizer, self._learning_rate(self.batch))
         with self.precision.autocast():
             logits = self.model(x, lengths)
             loss = F.cross_entropy(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model.classifier import SequenceClassifier
-from model.config import ModelConfig
+from model.config import ModelConfig, TrialConfig
 
 CONFIGS = {
     "larnn": ModelConfig(num_heads=2, head_size=3, window_size=4),
@@ -73,6 +73,7 @@ UNUSED = {
     "norm": "none",
     "positional_encoding": "static",
     "dropout_on": "output",
+    "attention_rate_factor": 0.1,
 }
 
 
@@ -82,6 +83,6 @@ def test_a_setting_that_a_cell_has_no_use_for_is_refused(cell):
     unused = UNUSED | ({"stacking": "plain"} if cell == "residual-bi-lstm" else {})
     for name, value in unused.items():
         with pytest.raises(ValueError, match=f"cell '{cell}' has no {name}: leave it out"):
-            ModelConfig(cell=cell, **{name: value})
+            TrialConfig.from_params({"cell": cell, name: value})
     with pytest.raises(ValueError, match="hidden_size of a larnn follows"):
         ModelConfig(hidden_size=8)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.checkpoint import CheckpointError
+from model.classifier import SequenceClassifier
 from model.config import ModelConfig, TrainingConfig, TrialConfig
 from model.data import DataError, har
 from model.data.augmentation import jitter, rotate, scale
@@ -18,7 +19,12 @@ from tests.model_tests.tiny_data import tiny
 
 SMALL = {"num_heads": 2, "head_size": 2, "window_size": 3, "num_layers": 2}
 CELLS = {
-    "larnn": {**SMALL, "norm": "batch", "attention_norm": "layer"},
+    "larnn": {
+        **SMALL,
+        "norm": "batch",
+        "attention_norm": "layer",
+        "attention_rate_factor": 0.5,
+    },
     "lstm": {"cell": "lstm", "hidden_size": 4},
     "bn-lstm": {"cell": "bn-lstm", "hidden_size": 4},
     "residual-bi-lstm": {"cell": "residual-bi-lstm", "hidden_size": 4, "num_layers": 1},
@@ -305,7 +311,14 @@ CHANGES = {
     "augmentation": "jitter",
     "seed": 5,
 }
-ELSEWHERE = {"keep", "patience", "precision", "decay_every", "decay_factor"}  # have their own tests
+ELSEWHERE = {  # have their own tests
+    "attention_rate_factor",
+    "keep",
+    "patience",
+    "precision",
+    "decay_every",
+    "decay_factor",
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -314,6 +327,24 @@ def test_a_setting_changes_the_weights(name):
     plain, changed = (train(configure(**change), uneven) for change in ({}, {name: CHANGES[name]}))
     states = [load_classifier(r.weights, "cpu").model.state_dict() for r in (plain, changed)]
     assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize("mode", ["residual", "layer"])
+def test_the_factor_acts_on_the_rate_of_attentions_projections_and_no_other(mode, optimizer):
+    config = configure("larnn", mode=mode, optimizer=optimizer, attention_rate_factor=1e-12)
+    torch.manual_seed(config.training.seed)
+    classes = len(DATA.class_names)
+    fresh = dict(SequenceClassifier(config.model, DATA.x.shape[2], classes).named_parameters())
+    trained = load_classifier(train(config).weights, "cpu").model.state_dict()
+    names = {part for name in fresh for part in name.split(".")}
+    projections = {"query", "key", "value", "attended"}
+    assert projections < names
+    for name, start in fresh.items():
+        if projections & set(name.split(".")):
+            torch.testing.assert_close(trained[name], start.data)
+        else:
+            assert not torch.allclose(trained[name], start), name
 
 
 def test_every_setting_is_tested():

@@ -48,10 +48,10 @@ def test_the_second_search_keeps_the_larnns_own_rows_and_its_first_settings_fit(
     spec = build_spec(Request("har-larnn-2", space=str(STUDY / "har-larnn-2.toml")), print)
     first, second = resolve(str(STUDY / "har-larnn.toml")), Space.from_dict(spec.space)
     own = [row for row in first.rows if row.name not in SHARED]
-    added = SHARED | {"cell_activation"}
+    added = SHARED | {"cell_activation", "attention_norm", "attention_rate_factor"}
     assert [row for row in second.rows if row.name not in added] == own
     points = complete_points(spec, [STUDY / "har-larnn-2-first.json"])
-    assert len(points) == 4
+    assert len(points) == 5
     for params in points:
         config = TrialConfig.from_params(params)
         assert (config.model.cell, config.training.keep) == ("larnn", "last")
