@@ -160,7 +160,7 @@ class TrainingConfig(Config):
     optimizer: str = choice("adamw", "update rule", "adamw", "adam")
     learning_rate: float = number(0.003, "highest learning rate", above=0)
     attention_rate_factor: float = number(
-        1.0, "learning rate of attention's weights, in learning rates (larnn)", above=0
+        1.0, "share of learning_rate at which attention learns (larnn)", above=0
     )
     weight_decay: float = number(1e-3, "pull of the weights towards 0", at_least=0)
     schedule: str = choice(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.commands.searching import carry_out, output_option, workers_option
+from search.commands.searching import output_option, workers_option
+from search.following import carry_out
 from search.options import (
     backend_option,
     device_option,

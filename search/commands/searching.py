@@ -7,15 +7,13 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from search.following import carry_out, feed_to_the_end, make_folder
 from search.options import (
     ahead_option,
     backend_option,
@@ -26,7 +24,6 @@ from search.options import (
     opened,
     option,
     study_options,
-    writing,
 )
 from trials.store import HEARTBEAT_SECONDS, LEASE_SECONDS
 
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from trials.study import Study
 
 log = logging.getLogger("larnn.search")
-LOG_FILE = "workers.log"
 output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
     help="Folder for figures and logs; each study has its own inside.",
@@ -110,9 +106,7 @@ def launch(
                     f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
                 )
             return 0
-        if not _is_over(study):
-            with _resumable(), _feeding(store, study.name, ahead, lease) as check:
-                _follow(store, study.name, check)
+        feed_to_the_end(store, study, ahead=ahead, lease_s=lease)
         return _show_answer(store, study.name, output / study.name, no_test, as_json)
 
 
@@ -194,72 +188,6 @@ def worker(
 COMMANDS = (run, launch, feed, worker)
 
 
-def carry_out(
-    store: TrialStore, study: Study, folder: Path, *, workers: int | None, device: str,
-    ahead: int | None, mongo: str | None,
-) -> None:  # fmt: skip
-    """Run a study to its end with workers of this machine, and show how it goes."""
-    from search.pool import WorkerPool, fitting_workers
-    from trials.devices import visible_gpus
-
-    if _is_over(study):
-        return
-    gpus = visible_gpus() if device != "cpu" else []
-    workers = workers or fitting_workers(study.spec.threads, gpus)
-    log = folder / LOG_FILE
-    objectives = [study.spec.objective]
-    pool = WorkerPool(
-        study.name, workers, mongo=mongo, objectives=objectives, device=device, gpus=gpus, log=log
-    )
-    make_folder(folder)
-    with _resumable(), pool, _feeding(store, study.name, ahead) as check_feeder:
-
-        def check() -> None:
-            check_feeder()
-            if not pool.alive:
-                raise click.ClickException(f"all workers have ended; their log is {log}")
-
-        _follow(store, study.name, check)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder in which files can be written, before anything depends on it."""
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-
-
-class _StoppedError(click.ClickException):
-    """Ctrl-C stopped a search."""
-
-    exit_code = 130
-
-    def __init__(self) -> None:
-        super().__init__("stopped; the same command goes on where it left off")
-
-
-class _TerminatedError(_StoppedError):
-    """SIGTERM did."""
-
-    exit_code = 143
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """End a search that Ctrl-C or SIGTERM stops in good order, and say how it goes on."""
-    from trials.signals import on_signals
-
-    def end(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once is enough
-        raise _TerminatedError
-
-    try:
-        with on_signals(end, signal.SIGTERM):
-            yield
-    except KeyboardInterrupt:
-        raise _StoppedError from None
-
-
 def _launch(
     store: TrialStore, request: dict[str, Any], *, runs_here: bool, output: Path | None
 ) -> Study:
@@ -309,54 +237,6 @@ def _check_objective(name: str) -> None:
         load_objective(name)
     except TrialRefusedError as error:
         raise ValueError(str(error)) from error
-
-
-def _is_over(study: Study) -> bool:
-    from trials.study import StudyState
-
-    return study.state in (StudyState.COMPLETE, StudyState.CANCELLED)
-
-
-@contextmanager
-def _feeding(
-    store: TrialStore, study: str, ahead: int | None, lease: float = LEASE_SECONDS
-) -> Iterator[Callable[[], None]]:
-    """Feed ``study`` from a thread of this process while the block runs.
-
-    Yields a check that raises what ended the feeder, if anything did before the study was over.
-    """
-    from search.feeder import Feeder
-
-    feeder, stop = Feeder(store, study, ahead=ahead, lease_s=lease), threading.Event()
-    ended: list[Exception] = []
-
-    def feed() -> None:
-        try:
-            feeder.run(stop)
-        except Exception as error:  # for the main thread, which would wait without end
-            ended.append(error)
-
-    def check() -> None:
-        if ended:
-            raise ended[0]
-
-    thread = threading.Thread(target=feed, name="feeder")
-    thread.start()
-    try:
-        yield check
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _follow(store: TrialStore, study: str, check: Callable[[], None]) -> None:
-    """Show the live view until the study is over, or ``check`` raises why it never will be."""
-    from search.live import LiveView
-
-    with LiveView(store, study) as view:
-        while not view.refresh().is_over:
-            check()
-            view.wait()
 
 
 def _show_answer(store: TrialStore, study: str, folder: Path, no_test: bool, as_json: bool) -> int:

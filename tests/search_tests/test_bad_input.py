@@ -217,7 +217,7 @@ def interrupted(*_, **__):
 
 @pytest.mark.mongo
 def test_ctrl_c_says_how_to_go_on_where_something_does(finished, monkeypatch, complaint):
-    monkeypatch.setattr("search.commands.searching._follow", interrupted)
+    monkeypatch.setattr("search.following._follow", interrupted)
     monkeypatch.setattr("search.commands.reading._watch", interrupted)
     line = complaint(["launch", "--study", "s", *OWN, "--pruner", "none"], 130)
     assert line.endswith("stopped; the same command goes on where it left off")
@@ -227,7 +227,7 @@ def test_ctrl_c_says_how_to_go_on_where_something_does(finished, monkeypatch, co
 @pytest.mark.mongo
 def test_a_paused_study_names_what_resumes_it(finished, monkeypatch, capsys):
     finished.set_study_state("s", StudyState.PAUSED)
-    monkeypatch.setattr("search.commands.searching._follow", interrupted)
+    monkeypatch.setattr("search.following._follow", interrupted)
     run_command(["launch", "--study", "s", *OWN])
     assert "it goes on with: larnn-search resume s" in capsys.readouterr().err
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from search.commands.searching import _feeding, _follow
 from search.feeder import Feeder
 from search.feeding import TROUBLED_PAUSE, feed_all
+from search.following import _feeding, _follow
 from search.parameter import Parameter
 from search.space import Space
 from tests.trials_tests.test_documents import GOOD, HOSTILE
