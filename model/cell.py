@@ -50,7 +50,8 @@ class LARNNCell(nn.Module):
             self.hidden_gates = nn.Linear(H, 4 * H, bias=False)
             self.attention_gates = nn.Linear(H, 4 * H, bias=False)
         else:
-            self.gates = nn.Linear(input_size + 2 * H, 4 * H)
+            gates = nn.Linear(input_size + 2 * H, 4 * H)
+            self.input_gates, self.hidden_gates, self.attention_gates = _split(gates, input_size, H)
         # A shift of all keys would cancel in the softmax. Step 0 sees the empty queue's one cell.
         self.key_norm = make_norm(config.attention_norm, H, bias=False, constant_start=True)
         self.value_norm = make_norm(config.attention_norm, H, constant_start=True)
@@ -59,33 +60,27 @@ class LARNNCell(nn.Module):
         self.hidden_norm = make_norm(config.norm, H)
 
     def attention_weights(self) -> list[nn.Parameter]:
-        """Attention's four projections, which ``attention_rate_factor`` is about."""
-        projections = (self.query, self.key, self.value, self.attended)
-        return [weight for linear in projections for weight in linear.parameters()]
+        """Attention and its way into the gates: what ``attention_rate_factor`` is for."""
+        matrices = (self.query, self.key, self.value, self.attended, self.attention_gates)
+        return [weight for linear in matrices for weight in linear.parameters()]
 
     def weights(self) -> CellWeights:
         """Gather the parameters for the time loop; differentiable."""
         H = self.config.units
         I = self.query.in_features - H  # noqa: E741  # the field's name for the input's size
-        if self.config.mode == "residual":
-            gates_x, gates_h = self.input_gates.weight, self.hidden_gates.weight
-            gates_a, gates_bias = self.attention_gates.weight, self.input_gates.bias
-        else:
-            gates_x, gates_h, gates_a = torch.split(self.gates.weight, [I, H, H], dim=1)
-            gates_bias = self.gates.bias
         query_x, query_h = torch.split(self.query.weight, [I, H], dim=1)
         memory = torch.cat([self.key.weight, self.value.weight])
         biased = self.key.bias is not None
         return CellWeights(
-            input=torch.cat([query_x, gates_x]),
-            bias=torch.cat([self.query.bias, gates_bias]),
-            hidden=torch.cat([query_h, gates_h]),
+            input=torch.cat([query_x, self.input_gates.weight]),
+            bias=torch.cat([self.query.bias, self.input_gates.bias]),
+            hidden=torch.cat([query_h, self.hidden_gates.weight]),
             memory=memory[:, :H],
             memory_bias=torch.cat([self.key.bias, self.value.bias]) if biased else None,
             position=self._position(memory[:, H:]),
             attended=self.attended.weight,
             attended_bias=self.attended.bias,
-            attention_gates=gates_a,
+            attention_gates=self.attention_gates.weight,
         )
 
     def _position(self, matrix: Tensor) -> Tensor | None:
@@ -140,3 +135,15 @@ class LARNNCell(nn.Module):
                 self.config, weights, norms, inputs, hidden, queue, absent, keep, span, looks
             )
         )
+
+
+def _split(gates: nn.Linear, input_size: int, hidden_size: int) -> tuple[nn.Linear, ...]:
+    """One matrix over ``[x; h; a]`` as one for each; the first has the bias."""
+    parts: list[nn.Linear] = []
+    sizes = [input_size, hidden_size, hidden_size]
+    for size, weight in zip(sizes, torch.split(gates.weight.data, sizes, dim=1), strict=True):
+        part = nn.Linear(size, gates.out_features, bias=not parts, device="meta")  # draws nothing
+        part.weight = nn.Parameter(weight.clone())
+        parts.append(part)
+    parts[0].bias = gates.bias
+    return tuple(parts)

@@ -145,7 +145,9 @@ class _Loop:
 
     def gates(self, x: Tensor, h: Tensor, a: Tensor) -> Tensor:
         if self.cell.config.mode == "layer":
-            return self.linear("gates", torch.cat([x, h, a]))
+            names = ("input_gates", "hidden_gates", "attention_gates")
+            whole = torch.cat([self.parameters[f"{name}.weight"] for name in names], 1)
+            return whole @ torch.cat([x, h, a]) + self.parameters["input_gates.bias"]
         return (
             self.linear("input_gates", x)
             + self.linear("hidden_gates", h)

@@ -331,17 +331,17 @@ def test_a_setting_changes_the_weights(name):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam"])
 @pytest.mark.parametrize("mode", ["residual", "layer"])
-def test_the_factor_acts_on_the_rate_of_attentions_projections_and_no_other(mode, optimizer):
+def test_the_factor_acts_on_attentions_learning_rate_and_no_other(mode, optimizer):
     config = configure("larnn", mode=mode, optimizer=optimizer, attention_rate_factor=1e-12)
     torch.manual_seed(config.training.seed)
     classes = len(DATA.class_names)
     fresh = dict(SequenceClassifier(config.model, DATA.x.shape[2], classes).named_parameters())
     trained = load_classifier(train(config).weights, "cpu").model.state_dict()
     names = {part for name in fresh for part in name.split(".")}
-    projections = {"query", "key", "value", "attended"}
-    assert projections < names
+    attention = {"query", "key", "value", "attended", "attention_gates"}
+    assert attention < names
     for name, start in fresh.items():
-        if projections & set(name.split(".")):
+        if attention & set(name.split(".")):
             torch.testing.assert_close(trained[name], start.data)
         else:
             assert not torch.allclose(trained[name], start), name
