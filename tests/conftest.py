@@ -1,0 +1,12 @@
+"""What all tests need."""
+
+import signal
+
+
+def pytest_configure():
+    """Hear Ctrl-C: a shell that starts the tests in the background has them ignore it.
+
+    The processes that they start would ignore it as well.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
