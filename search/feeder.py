@@ -44,7 +44,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE, STANDBY_PAUSE = 0.02, 0.5, 1.0
 """Seconds between two rounds: while workers are hungry, while all is quiet, without the lease."""
 ORPHANS_SECONDS = 3600.0
 """Between two looks for blobs that were left behind."""
-OVER = (StudyState.COMPLETE, StudyState.CANCELLED)
 _log = logging.getLogger(__name__)
 
 
@@ -139,7 +138,7 @@ class Feeder:
             LeaseLostError: If another feeder took over in the midst of the round.
         """
         study = self._store.get_study(self._name)
-        if study.state in OVER:
+        if study.state.is_over:
             if study.state is StudyState.CANCELLED and "lease" in self._timers:
                 # Once more, for what this feeder added while somebody cancelled.
                 self._store.set_study_state(self._name, study.state, study.message)

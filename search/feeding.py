@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from search.feeder import OVER, STANDBY_PAUSE, Feeder, utc_now
+from search.feeder import STANDBY_PAUSE, Feeder, utc_now
 from trials.errors import StoreUnavailableError, StudyNotFoundError, TrialsError
 from trials.store import LEASE_SECONDS, TrialStore
 
@@ -50,7 +50,7 @@ def feed_all(
         if clock() >= look_again:
             look_again = clock() + timedelta(seconds=STANDBY_PAUSE)
             with suppress(StoreUnavailableError):
-                alive = {s.name for s in store.list_studies() if s.state not in OVER}
+                alive = {s.name for s in store.list_studies() if not s.state.is_over}
                 wanted = alive if only is None else alive & {only}
                 wanted -= {name for name, until in troubled.items() if clock() < until}
                 feeders = {

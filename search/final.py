@@ -38,7 +38,7 @@ def check_finished(data: StudyData) -> None:
     """
     state, name = data.study.state, data.study.name
     runs = any(trial.state is TrialState.RUNNING for trial in data.trials)
-    if state in (StudyState.COMPLETE, StudyState.CANCELLED):
+    if state.is_over:
         return
     if state is not StudyState.STOPPING:
         raise ValueError(

@@ -30,7 +30,7 @@ def carry_out(
     from search.pool import WorkerPool, fitting_workers
     from trials.devices import visible_gpus
 
-    if _is_over(study):
+    if study.state.is_over:
         return
     gpus = visible_gpus() if device != "cpu" else []
     workers = workers or fitting_workers(study.spec.threads, gpus)
@@ -52,7 +52,7 @@ def carry_out(
 
 def feed_to_the_end(store: TrialStore, study: Study, *, ahead: int | None, lease_s: float) -> None:
     """Feed a study that workers anywhere carry out, and show how it goes."""
-    if _is_over(study):
+    if study.state.is_over:
         return
     with _resumable(), _feeding(store, study.name, ahead, lease_s) as check:
         _follow(store, study.name, check)
@@ -94,12 +94,6 @@ def _resumable() -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         raise _StoppedError from None
-
-
-def _is_over(study: Study) -> bool:
-    from trials.study import StudyState
-
-    return study.state in (StudyState.COMPLETE, StudyState.CANCELLED)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from search.plot_style import WIDTH
 from search.plots import write_figure
 from search.source import StudyData, read_study
-from trials.study import StudyState
 
 
 def show(figure: Figure) -> None:
@@ -49,6 +48,6 @@ def follow(
         data = read_study(study, mongo)
         clear_output(wait=True)  # type: ignore[no-untyped-call]  # IPython has no types
         show(draw(data))
-        if not every_s or data.study.state in (StudyState.COMPLETE, StudyState.CANCELLED):
+        if not every_s or data.study.state.is_over:
             return data
         sleep(every_s)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.results import to_json_row, to_plain
 from trials.store import TrialStore, WorkerInfo
-from trials.study import Counts, Study, StudyState
+from trials.study import Counts, Study
 from trials.trial import BUDGET_STATES, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Snapshot:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen to the study by itself."""
-        return self.study.state in (StudyState.COMPLETE, StudyState.CANCELLED)
+        return self.study.state.is_over
 
     @property
     def finished(self) -> int:

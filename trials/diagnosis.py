@@ -10,8 +10,6 @@ from trials.store import WorkerInfo
 from trials.study import Study, StudyState
 from trials.trial import BUDGET_STATES, TrialState
 
-OVER = (StudyState.COMPLETE, StudyState.CANCELLED)
-
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
@@ -33,7 +31,7 @@ def diagnose_study(store: MongoStore, only: str | None = None) -> Iterator[Sympt
     studies = store.list_studies() if only is None else [store.get_study(only)]
     workers, unfed = store.list_workers(), set(store.unfed_studies())
     for study in studies:
-        if only is not None or study.state not in OVER:
+        if only is not None or not study.state.is_over:
             yield _diagnose(store, study, workers, is_fed=study.name not in unfed)
 
 
@@ -50,7 +48,7 @@ def _diagnose(store: MongoStore, study: Study, alive: list[WorkerInfo], *, is_fe
     def well(message: str) -> Symptom:
         return Symptom(name, False, message)
 
-    if study.state in OVER:
+    if study.state.is_over:
         return well(f"is {study.state}: {study.message or 'it has ended'}")
     if study.state is StudyState.PAUSED:
         return stuck("is PAUSED: no trial starts", f"larnn-search resume {name}")

@@ -45,6 +45,11 @@ class StudyState(enum.StrEnum):
     CANCELLED = "CANCELLED"
     """Everything was dropped at once, without checkpoints."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self in (StudyState.COMPLETE, StudyState.CANCELLED)
+
 
 LEGAL_STUDY_TRANSITIONS: Mapping[StudyState, frozenset[StudyState]] = {
     StudyState.ACTIVE: frozenset(StudyState) - {StudyState.ACTIVE},

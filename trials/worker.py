@@ -32,7 +32,6 @@ from trials.store import (
     TrialStore,
     WorkerInfo,
 )
-from trials.study import StudyState
 
 __all__ = ["Worker", "WorkerSettings", "run_worker"]
 
@@ -153,10 +152,9 @@ class Worker:
 
     def _is_done(self, study: str) -> bool:
         try:
-            state = self._shared.store.get_study(study).state
+            return self._shared.store.get_study(study).state.is_over
         except StudyNotFoundError:
             return True
-        return state in (StudyState.COMPLETE, StudyState.CANCELLED)
 
 
 @contextmanager
