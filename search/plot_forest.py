@@ -94,7 +94,7 @@ def setting_importance(found: Importance) -> Figure:
     figure, axes = new_figure(height=1.7 + 0.36 * len(found.table))
     _share_bars(axes, found, [_named(row, found) for _, row in found.table.iterrows()])
     axes.set_xlabel("share of the loss' variance that the setting explains alone (fANOVA)")
-    axes.set_title(f"Which settings matter ({told_count(found.trials, found.pruned)})")
+    axes.set_title(f"Which settings matter\n({told_count(found.trials, found.pruned)})")
     _share_legend(figure, found)
     return figure
 
@@ -134,7 +134,7 @@ def setting_interactions(
     bar = figure.colorbar(image, ax=right, pad=0.02)
     bar.set_label(f"{loss}, others varied")
     bar.outline.set_visible(False)
-    title = f"Settings that matter together ({told_count(found.trials, found.pruned)})"
+    title = f"Settings that matter together\n({told_count(found.trials, found.pruned)})"
     figure.suptitle(title, fontweight="bold", fontsize=12, x=0.01, ha="left")
     _share_legend(figure, found)
     return figure

@@ -43,6 +43,8 @@ MOST_LEADS = 12
 """Trials that were the best so far, named beside their colours."""
 OTHERS = "#6F879B"
 """Of trials that were never the best so far."""
+MOST_BESIDE = 10
+"""Names of side-by-side settings that fit on one line; of more, every second one stands lower."""
 HIGHLIGHTED = 10
 """Best trials that stand out among side-by-side settings, or a twentieth if that is less."""
 
@@ -173,13 +175,15 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
         len(rows),
         [(t, f"{low + t * (high - low):.3g}") for t in (0, 0.25, 0.5, 0.75, 1)],
     )
-    names = [row.name.replace("_", "\n") for row in rows]
-    axes.set_xticks(x, [*names, loss_label(done).replace(" ", "\n", 1)], fontsize=9)
+    names = [row.name.replace("_", "\n") for row in rows] + [loss_label(done).replace(" ", "\n", 1)]
+    if len(names) > MOST_BESIDE:
+        names[1::2] = [f"\n\n{name}" for name in names[1::2]]
+    axes.set_xticks(x, names, fontsize=9)
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_title(f"Settings side by side, the best dark ({told_trials(done)})")
+    axes.set_title(f"Settings side by side, the best dark\n({told_trials(done)})")
     return figure
 
 
