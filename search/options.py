@@ -24,6 +24,7 @@ from search.launch import Request
 if TYPE_CHECKING:
     from search.source import StudyData
     from trials.mongo_store import MongoStore
+    from trials.store import TrialStore
 
 CONFIG_FILE = "larnn-search.toml"
 BACKEND_VARIABLE = "LARNN_BACKEND"
@@ -64,6 +65,7 @@ mongo_option = option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 study_argument = click.argument("study")
+study_or_file_argument = click.argument("study", metavar="STUDY|FILE.jsonl")
 number_argument = click.argument("number", type=click.IntRange(min=0))
 
 
@@ -221,6 +223,18 @@ def opened(mongo: str | None, *, any_schema: bool = False) -> Iterator[MongoStor
 
     with connect(uri_from_option(mongo), any_schema=any_schema) as store:
         yield store
+
+
+@contextmanager
+def looking_at(study: str, mongo: str | None) -> Iterator[tuple[TrialStore, str]]:
+    """The store that a study to look at is in, and its name: a file of ``export`` gets its own."""
+    from search import source
+
+    if source.is_file(study):
+        yield source.store_of_file(Path(study))
+        return
+    with opened(mongo) as store:
+        yield store, study
 
 
 def read_data(study: str, mongo: str | None) -> StudyData:

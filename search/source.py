@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,20 @@ def read_study(study: str, mongo: str | None = None) -> StudyData:
 def from_store(store: TrialStore, name: str) -> StudyData:
     """Read a study from an open store."""
     return StudyData(store.get_study(name), tuple(store.list_trials(name)))
+
+
+def store_of_file(path: Path) -> tuple[TrialStore, str]:
+    """A store in memory with an exported study, and the study's name.
+
+    Raises:
+        InvalidValueError: If the file is missing or damaged.
+    """
+    from trials.memory_store import MemoryStore
+
+    data = from_file(path)
+    store = MemoryStore(lambda: datetime.now(UTC))
+    store.restore_study(data.study, data.trials)
+    return store, data.study.name
 
 
 def from_file(path: Path) -> StudyData:

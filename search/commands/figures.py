@@ -7,18 +7,24 @@ from pathlib import Path
 import click
 
 from search.commands.reading import print_json
-from search.options import json_option, mistakes, mongo_option, read_data, writing
+from search.options import (
+    json_option,
+    mistakes,
+    mongo_option,
+    read_data,
+    study_or_file_argument,
+    writing,
+)
 
 KINDS = (
     "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
     "effects", "interactions", "throughput", "timeline",
 )  # fmt: skip
 """`search.plots.KINDS`, which would bring in matplotlib; a test holds the two together."""
-study_or_file = click.argument("study", metavar="STUDY|FILE.jsonl")
 
 
 @click.command()
-@study_or_file
+@study_or_file_argument
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True,
@@ -39,7 +45,7 @@ def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
 
 
 @click.command()
-@study_or_file
+@study_or_file_argument
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="File to write, .html.",

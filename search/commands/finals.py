@@ -20,6 +20,7 @@ from search.options import (
     opened,
     option,
     read_data,
+    study_or_file_argument,
     together,
 )
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from trials.trial import Trial
 
 SEEDS_OF_TEST, SEEDS_OF_FOLD = 5, 3
-study_argument = click.argument("study", metavar="STUDY|FILE.jsonl")
 trial_option = option("--trial", type=click.IntRange(min=0), help="Another trial than the best.")
 carrying_options = together(
     workers_option, device_option, backend_option, output_option, mongo_option, json_option
@@ -38,7 +38,7 @@ carrying_options = together(
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @option("--best", type=click.IntRange(min=2), default=5, help="How many settings.")
 @option("--seeds", type=click.IntRange(min=2), default=3, help="Trainings of each.")
 @carrying_options
@@ -59,7 +59,7 @@ def rank(study: str, best: int, seeds: int, mongo: str | None, as_json: bool, **
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @click.option("--change", "changes", multiple=True, required=True, metavar="NAME=VALUE",
               help="Train with this changed; may be repeated.")  # fmt: skip
 @option("--seeds", type=click.IntRange(min=2), default=3, help="Trainings of each.")
@@ -87,7 +87,7 @@ def ablate(
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @option(
     "--seeds",
     type=click.IntRange(min=1),

@@ -1,4 +1,7 @@
-"""Commands that only look: status, studies, trials, show, logs, best."""
+"""Commands that only look: status, studies, trials, show, logs, best.
+
+The trials of an exported file are looked at as those of the database.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ import click
 
 from search.options import (
     json_option,
+    looking_at,
     mistakes,
     mongo_option,
     number_argument,
     opened,
     study_argument,
+    study_or_file_argument,
 )
 from trials.trial import TrialState
 
@@ -70,7 +75,7 @@ def studies(mongo: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @click.option(
     "--state",
     "states",
@@ -84,10 +89,10 @@ def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool
     """List a study's trials by number."""
     from search import results, screens
 
-    with opened(mongo) as store:
-        found = store.get_study(study)
-        wanted = [TrialState(state) for state in states] or None
-        listed = store.list_trials(study, states=wanted, with_reports=False)
+    wanted = [TrialState(state) for state in states] or None
+    with looking_at(study, mongo) as (store, name):
+        found = store.get_study(name)
+        listed = store.list_trials(name, states=wanted, with_reports=False)
     if as_json:
         print_json(results.to_json_rows(listed))
     else:
@@ -95,7 +100,7 @@ def trials(study: str, states: tuple[str, ...], mongo: str | None, as_json: bool
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @number_argument
 @mongo_option
 @json_option
@@ -104,9 +109,9 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
     from search import results, screens
     from search.repeat import repeat_command
 
-    with opened(mongo) as store:
-        found = store.get_study(study)
-        trial = store.get_trial(study, number)
+    with looking_at(study, mongo) as (store, name):
+        found = store.get_study(name)
+        trial = store.get_trial(name, number)
     repeat = repeat_command(found, trial)
     if as_json:
         print_json({**results.to_json_row(trial, with_reports=True), "repeat": repeat})
@@ -137,7 +142,7 @@ def logs(study: str, number: int, mongo: str | None) -> None:
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @click.option(
     "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many."
 )
@@ -156,24 +161,27 @@ def best(
     """Show a study's best trials in real values."""
     from search import results, screens
 
-    with opened(mongo) as store:
-        found = store.get_study(study)
-        complete = store.list_trials(study, states=[TrialState.COMPLETE], with_reports=False)
+    with looking_at(study, mongo) as (store, name):
+        found = store.get_study(name)
+        complete = store.list_trials(name, states=[TrialState.COMPLETE], with_reports=False)
         ranked = results.best(complete, count)
         if not ranked:
             raise click.ClickException(
-                f"study {study} has no COMPLETE trial yet; see larnn-search status {study}"
+                f"study {name} has no COMPLETE trial yet; see larnn-search trials {study}"
             )
         if folder is not None:
-            _save_model(store, found, ranked[0], folder)
+            _save_model(store, found, ranked[0], folder, study)
     if as_json:
         print_json(results.to_json_rows(ranked))
     else:
         screens.print_best(found, ranked)
 
 
-def _save_model(store: TrialStore, study: Study, trial: Trial, folder: Path) -> None:
-    """Write what a trial kept, with all that is known of how good it is."""
+def _save_model(store: TrialStore, study: Study, trial: Trial, folder: Path, given: str) -> None:
+    """Write what a trial kept, with all that is known of how good it is.
+
+    ``given`` is the study as the user named it.
+    """
     from model import saved
     from search.results import to_plain
     from trials.store import WEIGHTS
@@ -182,7 +190,7 @@ def _save_model(store: TrialStore, study: Study, trial: Trial, folder: Path) -> 
     if weights is None:
         raise click.ClickException(
             f"trial {trial.number} of {study.name} has kept no weights; train it again: "
-            f"larnn-search train --from {study.name} {trial.number} -o {folder}"
+            f"larnn-search train --from {given} {trial.number} -o {folder}"
         )
     tested = [look for look in study.test_looks if look.get("number") == trial.number]
     metrics = {"study": study.name, "trial": trial.number, **trial.result}

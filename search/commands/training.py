@@ -16,9 +16,9 @@ from search.options import (
     backend_option,
     device_option,
     json_option,
+    looking_at,
     mistakes,
     mongo_option,
-    opened,
     option,
     writing,
 )
@@ -40,7 +40,7 @@ STOPPED = 130
     "source",
     nargs=2,
     type=(str, click.IntRange(min=0)),
-    metavar="STUDY NUMBER",
+    metavar="STUDY|FILE.jsonl NUMBER",
     help="Start from a trial's settings and seed.",
 )
 @option("--data", help="Data set; see `datasets`.")
@@ -87,8 +87,8 @@ def _source(study: str, number: int, mongo: str | None) -> tuple[Study, Trial]:
     """The trial to start from, and its study."""
     from search.launch import DEFAULT_OBJECTIVE
 
-    with opened(mongo) as store:
-        found, trial = store.get_study(study), store.get_trial(study, number)
+    with looking_at(study, mongo) as (store, name):
+        found, trial = store.get_study(name), store.get_trial(name, number)
     if found.spec.objective != DEFAULT_OBJECTIVE:
         raise click.UsageError(
             f"train knows the LARNN objective, study {study} minimises {found.spec.objective}"

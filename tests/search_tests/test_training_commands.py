@@ -214,6 +214,21 @@ def test_a_trial_trained_again_has_the_same_loss_to_the_bit(searched, larnn):
 
 
 @pytest.mark.mongo
+def test_an_exported_study_is_looked_at_as_one_of_the_database(searched, larnn):
+    larnn("export", "s", "-o", "s.jsonl")
+    for line in (["trials"], ["trials", "--state", "WAITING"], ["best", "-n", 1], ["show", 1]):
+        for form in ([], ["--json"]):
+            command, *rest = [*line, *form]
+            assert larnn(command, "s.jsonl", *rest) == larnn(command, "s", *rest)
+    assert "has no trial 7" in larnn("show", "s.jsonl", 7, status=2)
+    assert "train --from s.jsonl 0 -o other" in larnn(
+        "best", "s.jsonl", "--save", "other", status=1
+    )
+    again = json.loads(larnn("train", "--from", "s.jsonl", 0, "--device", "cpu", "--json"))
+    assert again["loss"] == searched.get_trial("s", 0).loss
+
+
+@pytest.mark.mongo
 def test_a_trial_trained_again_runs_on_its_backend(searched, larnn):
     params = {"data": "npz:mine.npz", "epochs": 1, "num_heads": 2, "head_size": 2, "num_layers": 1}
     searched.add_trials("s", None, 2, [NewTrial(params, 0)])
