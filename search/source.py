@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +84,7 @@ def store_of_file(path: Path) -> tuple[TrialStore, str]:
     from trials.memory_store import MemoryStore
 
     data = from_file(path)
-    store = MemoryStore(lambda: datetime.now(UTC))
+    store = MemoryStore()
     store.restore_study(data.study, data.trials)
     return store, data.study.name
 
