@@ -13,7 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from search.ending import all_failed, loss_of, reason_to_end
@@ -21,6 +21,7 @@ from search.history import other_trials
 from search.pruning import NoPruning, Standings, make_rule
 from search.space import Space
 from search.study_view import StudyView
+from trials.clock import utc_now
 from trials.errors import (
     IllegalTransitionError,
     LeaseLostError,
@@ -45,11 +46,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE, STANDBY_PAUSE = 0.02, 0.5, 1.0
 ORPHANS_SECONDS = 3600.0
 """Between two looks for blobs that were left behind."""
 _log = logging.getLogger(__name__)
-
-
-def utc_now() -> datetime:
-    """This machine's clock."""
-    return datetime.now(UTC)
 
 
 class Feeder:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from search.feeder import STANDBY_PAUSE, Feeder, utc_now
+from search.feeder import STANDBY_PAUSE, Feeder
+from trials.clock import utc_now
 from trials.errors import StoreUnavailableError, StudyNotFoundError, TrialsError
 from trials.store import LEASE_SECONDS, TrialStore
 

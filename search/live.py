@@ -15,7 +15,8 @@ from rich.text import Text
 
 from search.live_screen import render
 from search.plain_lines import PlainLines
-from search.snapshot import Snapshot, StudyFollower, utc_now
+from search.snapshot import Snapshot, StudyFollower
+from trials.clock import utc_now
 from trials.errors import StoreUnavailableError
 from trials.patience import patience
 from trials.store import TrialStore

@@ -239,12 +239,9 @@ def looking_at(study: str, mongo: str | None) -> Iterator[tuple[TrialStore, str]
 
 def read_data(study: str, mongo: str | None) -> StudyData:
     """A study to look at: from the database, or from a file of ``export``."""
-    from search import source
+    from search.source import read_study
 
-    if source.is_file(study):
-        return source.from_file(Path(study))
-    with opened(mongo) as store:
-        return source.from_store(store, study)
+    return read_study(study, uri_from_option(mongo))
 
 
 def uri_from_option(mongo: str | None) -> str | None:

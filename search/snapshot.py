@@ -6,10 +6,11 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from search.results import to_json_row, to_plain
+from trials.clock import utc_now
 from trials.store import TrialStore, WorkerInfo
 from trials.study import Counts, Study
 from trials.trial import BUDGET_STATES, Trial, TrialState
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
 LOOK_BACK = 32
 """Trials that one snapshot reads at most beside the running ones, whatever the study's size."""
-
-
-def utc_now() -> datetime:
-    """This machine's clock; ages of another machine's times are off by what the two differ."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

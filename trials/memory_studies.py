@@ -7,9 +7,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from trials.clock import utc_now
 from trials.documents import encode_spec, encode_trial, encode_worker
 from trials.memory_entries import Entry, StudyEntry
 from trials.reading import decode_spec, decode_study, decode_trial, decode_worker
@@ -33,10 +34,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def locked(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """Let one thread at a time into a store's methods."""
 
@@ -51,7 +48,7 @@ def locked(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P]
 class MemoryStudies:
     """The part of `MemoryStore` that concerns studies as a whole."""
 
-    def __init__(self, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(self, clock: Callable[[], datetime] = utc_now) -> None:
         self._clock = clock
         self._lock = threading.RLock()
         self._studies: dict[str, StudyEntry] = {}

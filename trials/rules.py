@@ -60,7 +60,7 @@ def study_not_found(name: str, existing: Iterable[str]) -> StudyNotFoundError:
 def trial_not_found(study: str, number: int) -> TrialNotFoundError:
     """Say which trial is missing."""
     return TrialNotFoundError(
-        f"study {study!r} has no trial {number}: `larnn-search trials {study}` lists them"
+        f"study {study!r} has no trial {number}; `larnn-search trials` lists what it has"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +116,12 @@ def _read_studies(path: Path) -> list[tuple[Study, list[Trial]]]:
         ValueError: If there are none; says why.
     """
     from search import author_trials
+    from trials.clock import utc_now
     from trials.errors import InvalidValueError
     from trials.transfer import parse
 
     if path.is_dir():
-        return [*author_trials.read(path, datetime.now(UTC))]
+        return [*author_trials.read(path, utc_now())]
     try:
         with path.open(encoding="utf-8") as lines:
             return [parse(lines)]
