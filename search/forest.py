@@ -137,7 +137,8 @@ def _take_apart(tree: Any, grid: Grid) -> tuple[Floats, ...]:
 def _boxes(tree: Any, cells: Floats) -> NDArray[np.bool_]:
     """Whether each node's box reaches into each cell, ``[nodes, C]``."""
     inside = np.ones((tree.node_count, len(cells)), dtype=bool)
-    value = cells.T[tree.feature]  # [nodes, C]; leaves' are not read
+    feature = np.maximum(tree.feature, 0)  # leaves have a negative one, and are not read
+    value = cells.T[feature]  # [nodes, C]
     threshold = tree.threshold[:, None]
     left, right = ~(value > threshold), ~(value <= threshold)  # other settings' NaN: both
     nodes = np.array([0])

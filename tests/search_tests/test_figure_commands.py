@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 import json
 
@@ -8,7 +9,7 @@ from search.cli import run_command
 from search.commands import figures
 from search.report import ORDER, report, winner_in_words
 from search.source import StudyData
-from tests.search_tests.sample_study import sample_study, sample_trials
+from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
 from trials.transfer import dump
 
 
@@ -30,6 +31,29 @@ def test_plot_draws_an_exported_study_without_a_database(exported, suffix, magic
     assert run_command(["plot", str(exported), "settings", "-o", str(output)]) == 0
     assert output.read_bytes().startswith(magic)
     assert capsys.readouterr().out.strip() == str(output)
+
+
+def exported_with(path, rows, trials):
+    """A study that searches ``rows``, as a file of its own."""
+    study = sample_study()
+    spec = dataclasses.replace(study.spec, space={"name": "own", "rows": rows})
+    path.write_text("".join(dump(dataclasses.replace(study, spec=spec), trials)))
+    return str(path)
+
+
+@pytest.fixture
+def one_range(tmp_path):
+    rows = [row for row in ROWS if row["name"] == "learning_rate"]
+    return exported_with(tmp_path / "one.jsonl", rows, sample_trials(20))
+
+
+@pytest.mark.parametrize("kind", ["importance", "effects", "interactions"])
+def test_a_study_of_one_range_alone_is_drawn(kind, one_range, tmp_path):
+    assert run_command(["plot", one_range, kind, "-o", str(tmp_path / "figure.png")]) == 0
+
+
+def test_a_study_of_one_range_alone_is_reported(one_range, tmp_path):
+    assert run_command(["report", one_range, "-o", str(tmp_path / "report.html")]) == 0
 
 
 @pytest.mark.parametrize(
