@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.parameter import Parameter, Value
+from search.results import param_values
 
 Floats = NDArray[np.float64]
 CELLS = 16
@@ -56,12 +57,13 @@ class Grid:
         """Features of trials, ``[n, F]``: a range's cell, or a column a choice."""
         columns: list[NDArray[Any]] = []
         for row, edges in zip(self.rows, self._edges, strict=True):
+            values = param_values(frame, row.name)
             if edges is None:
-                columns += [(frame[row.name] == value).to_numpy() for value in row.choices]
+                columns += [(values == value).to_numpy() for value in row.choices]
             else:
-                values = frame[row.name].to_numpy(dtype=float)
+                numbers = values.to_numpy(dtype=float)
                 columns.append(
-                    np.searchsorted(edges[1:-1], np.log(values) if row.is_log else values)
+                    np.searchsorted(edges[1:-1], np.log(numbers) if row.is_log else numbers)
                 )
         return np.stack(columns, axis=1).astype(float)
 

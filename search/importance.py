@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from search.forest import Effects, Grid, grow
 from search.parameter import Parameter
 from search.plot_style import loss_limits
-from search.results import judged
+from search.results import judged, param_values
 from search.space import Space
 
 FEW_TRIALS = 40
@@ -231,14 +231,15 @@ def _groups(frame: pd.DataFrame, space: Space, resamples: int, seed: int) -> lis
             f"{len(done)}: search on"
         )
     done = done.assign(loss=done["loss"].clip(upper=loss_limits(done["loss"])[1]))
-    varied = [row for row in space.rows if row.name in done and done[row.name].nunique() > 1]
+    varied = [row for row in space.rows if param_values(done, row.name).nunique() > 1]
     having: dict[bytes, list[Parameter]] = {np.full(len(done), True).tobytes(): []}
     for row in varied:
-        having.setdefault(done[row.name].notna().to_numpy().tobytes(), []).append(row)
+        mask = param_values(done, row.name).notna().to_numpy().tobytes()
+        having.setdefault(mask, []).append(row)
     groups = []
     for mask, own in having.items():
         part = done[np.frombuffer(mask, dtype=bool)]
-        rows = [row for row in varied if part[row.name].notna().all()]
+        rows = [row for row in varied if param_values(part, row.name).notna().all()]
         if own and len(part) >= FEWEST_TRIALS:
             sample = _sample(part, rows)
             forests = _forests_of(sample, resamples, seed)

@@ -27,7 +27,7 @@ from search.plot_style import (
     told_markers,
     told_trials,
 )
-from search.results import judged
+from search.results import judged, param_values
 from search.space import Space
 
 BEST = "#D55E00"
@@ -46,8 +46,8 @@ def choice_distributions(frame: pd.DataFrame, space: Space) -> Figure:
         space: What was searched.
     """
     done = judged(frame)
-    rows = [row for row in space.rows if row.name in done and few_values(row)]
-    rows = [row for row in rows if done[row.name].notna().any()]
+    rows = [row for row in space.rows if few_values(row)]
+    rows = [row for row in rows if param_values(done, row.name).notna().any()]
     if done.empty or not rows:
         return empty_figure("no trial is complete, or no setting has a few values")
     height = -(-len(rows) // COLUMNS)
@@ -76,7 +76,7 @@ def _distribution_panel(axes: Axes, done: pd.DataFrame, row: Parameter) -> None:
     draw = np.random.default_rng(0)
     names = []
     for place, value in enumerate(few_values(row)):
-        own = done[done[row.name] == value]
+        own = done[param_values(done, row.name) == value]
         names.append(f"{value}\n{len(own)}")
         x = place + draw.uniform(-0.22, 0.22, len(own))
         for state, marker in STATE_MARKERS.items():

@@ -31,7 +31,7 @@ from search.plot_style import (
     told_markers,
     told_trials,
 )
-from search.results import judged
+from search.results import judged, param_values
 from search.space import Space
 from search.text import format_value
 
@@ -152,7 +152,7 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
     figure, axes = new_figure(height=5.2)
     low, high = loss_limits(done["loss"])
     low = float(done["loss"].min())
-    heights = [_heights(done[row.name], row) for row in rows]
+    heights = [_heights(param_values(done, row.name), row) for row in rows]
     heights.append(np.clip((done["loss"].to_numpy() - low) / (high - low), 0, 1.02))
     points = np.stack(heights, axis=1)
     x = np.arange(points.shape[1])
@@ -188,19 +188,20 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
 
 
 def _searched(frame: pd.DataFrame, space: Space) -> list[Parameter]:
-    return [row for row in space.rows if row.name in frame and frame[row.name].notna().any()]
+    return [row for row in space.rows if param_values(frame, row.name).notna().any()]
 
 
 def _panel(
     axes: Axes, done: pd.DataFrame, leads: pd.DataFrame, row: Parameter, norm: Normalize
 ) -> None:
-    own = done[done[row.name].notna()]
+    own = done[param_values(done, row.name).notna()]
+    values = param_values(own, row.name)
     losses = own["loss"].to_numpy(dtype=float)
     places = few_values(row)
     if places:
-        x = _spread(axes, own[row.name], losses, places)
+        x = _spread(axes, values, losses, places)
     else:
-        x = own[row.name].to_numpy(dtype=float)
+        x = values.to_numpy(dtype=float)
         setting_axis(axes, row)
     size = float(np.clip(900 / len(done), 6, 26))
     for state, marker in STATE_MARKERS.items():

@@ -85,6 +85,18 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     return done[done["loss"].abs() < math.inf]
 
 
+def param_values(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """A parameter's values in a `trials_frame`, missing where a trial has none."""
+    import pandas as pd
+
+    column = _param_column(name)
+    return frame[column] if column in frame else pd.Series(math.nan, frame.index)
+
+
+def _param_column(name: str) -> str:
+    return f"param.{name}" if name in TRIAL_COLUMNS else name
+
+
 def duration_s(trial: Trial) -> float | None:
     """Seconds of the latest attempt, None while it has not both started and finished."""
     if trial.started_at is None or trial.finished_at is None:
@@ -128,9 +140,9 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     ``duration_s`` is the latest attempt's seconds, ``finished_after_s`` counts from the study's
     creation, ``steps`` is the number of reports), then each parameter as it trained, searched ones
     first, then each number, text or truth value of the objective's result. A parameter whose name
-    is taken is called ``param.NAME``, a result likewise ``result.NAME``. Parameters that a trial
-    has no use for are missing values; whole numbers stay whole (nullable ``Int64`` where some are
-    missing). ``frame.attrs["loss"]`` names the loss for axes.
+    is taken is called ``param.NAME`` (`param_values` knows), a result likewise ``result.NAME``.
+    Parameters that a trial has no use for are missing values; whole numbers stay whole (nullable
+    ``Int64`` where some are missing). ``frame.attrs["loss"]`` names the loss for axes.
 
     Args:
         trials: Trials of one study.
@@ -140,10 +152,7 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
 
     searched = [row["name"] for row in study.spec.space.get("rows", ())]
     given = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    params = {
-        name: f"param.{name}" if name in TRIAL_COLUMNS else name
-        for name in dict.fromkeys([*searched, *given])
-    }
+    params = {name: _param_column(name) for name in dict.fromkeys([*searched, *given])}
     taken = {*TRIAL_COLUMNS, *params.values()}
     scalars = [_scalars(trial.result) for trial in trials]
     results = {

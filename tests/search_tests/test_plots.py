@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 import time
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ import pytest
 from search import importance, plots, results
 from search.parameter import Parameter
 from search.space import Space
-from tests.search_tests.sample_study import START, sample_study, sample_trials
+from tests.search_tests.sample_study import ROWS, START, sample_study, sample_trials
 
 SPACE = Space.from_dict(sample_study().spec.space)
 
@@ -122,6 +123,39 @@ def test_settings_have_a_panel_each_with_real_values_and_log_axes_where_the_prio
         t.state in ("COMPLETE", "PRUNED") and "decay_factor" in t.params for t in sample_trials(60)
     )
     assert conditional == [f"decay_factor (n = {given})"]
+
+
+TAKEN = {"norm": "origin", "mode": "state", "dropout": "steps"}
+
+
+def shapes(figure):
+    """Where the dots and lines of a figure are."""
+    figure.draw_without_rendering()
+    return [
+        (part.get_offsets(), [path.vertices for path in part.get_paths()])
+        for part in figure.findobj(mpl.collections.Collection)
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", ["importance", "effects", "interactions", "settings", "choices", "parallel"]
+)
+def test_a_setting_named_like_a_column_of_trials_is_drawn_as_any_other(kind):
+    def renamed(settings):
+        return {TAKEN.get(name, name): value for name, value in settings.items()}
+
+    trials, study = sample_trials(30), sample_study()
+    plain = drawn(kind, trials)
+    rows = [{**row, "name": TAKEN.get(row["name"], row["name"])} for row in ROWS]
+    spec = dataclasses.replace(study.spec, space={"name": "own", "rows": rows})
+    trials = [dataclasses.replace(trial, params=renamed(trial.params)) for trial in trials]
+    frame = results.trials_frame(trials, dataclasses.replace(study, spec=spec))
+    figure = plots.KINDS[kind].draw(frame, None, Space.from_dict(spec.space))
+    told = "\n".join(words(plain))
+    for name, taken in TAKEN.items():
+        told = re.sub(rf"\b{name}\b", taken, told)
+    assert "\n".join(words(figure)) == told
+    np.testing.assert_equal(shapes(figure), shapes(plain))
 
 
 @pytest.mark.parametrize("kind", ["settings", "choices"])
