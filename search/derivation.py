@@ -21,6 +21,16 @@ class Derivation:
     meanings: Mapping[str, str] = field(default_factory=dict)
     """Of the rows that are sampled and do not train themselves."""
 
+    def sampled(self, params: Mapping[str, Any], space: Space) -> dict[str, Any] | None:
+        """What may be sampled to train ``params``; None where that would train others.
+
+        Raises:
+            KeyError: If a derived setting is missing.
+            TypeError: If one is of another type.
+        """
+        found = self.backward(dict(params), space)
+        return found if self.forward(dict(found)) == dict(params) else None
+
 
 def _divide_hidden(sampled: dict[str, Any]) -> dict[str, Any]:
     hidden = sampled.pop("hidden_size")

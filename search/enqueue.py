@@ -185,7 +185,8 @@ def complete(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
     """All params of a trial from those that a person gave.
 
     Raises:
-        ValueError: For a parameter that is unknown, missing, fixed otherwise or out of range.
+        ValueError: For a parameter that is unknown, missing, fixed or derived otherwise, or out of
+            range.
     """
     space = Space.from_dict(spec.space)
     fixed = {**space.fixed, **spec.fixed}
@@ -200,6 +201,7 @@ def complete(spec: StudySpec, given: Mapping[str, Any]) -> dict[str, Any]:
     values = {row.name: _value(row, sampled) for row in space.rows if row.name in sampled}
     _check_complete(space, values)
     params = {**space.complete(values), **spec.fixed}
+    _check_derived(space, chosen, params)
     if spec.objective == DEFAULT_OBJECTIVE:
         TrialConfig.from_params(params)
     return params
@@ -237,6 +239,20 @@ def _check_complete(space: Space, values: Mapping[str, Any]) -> None:
         if row.name in values and not is_active:
             told = ", ".join(f"{name} = {value!r}" for name, value in row.when.items())
             raise ValueError(f"parameter {row.name!r} has a use only when {told}: leave it out")
+
+
+def _check_derived(space: Space, chosen: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Refuse a derived setting that would train as another."""
+    if space.derive is None:
+        return
+    drawn = {row.name for row in space.rows}
+    for name, value in chosen.items():
+        if name not in drawn and params.get(name) != value:
+            raise ValueError(
+                f"parameter {name!r} would be {params.get(name, 'left out')}, got {value!r}: "
+                f"{DERIVATIONS[space.derive].doc}; "
+                f"leave it out and give {', '.join(sorted(drawn - params.keys()))}"
+            )
 
 
 def _value(row: Parameter, sampled: Mapping[str, Any]) -> Any:

@@ -128,7 +128,7 @@ def in_common(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(params)
     if space.derive is not None:
         try:
-            values = DERIVATIONS[space.derive].backward(values, space)
+            values = DERIVATIONS[space.derive].sampled(params, space) or values
         except (KeyError, TypeError):
             return {}
     return {

@@ -87,13 +87,12 @@ class Space:
 
     def sampled(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """A sample that gives ``params``; None where this space cannot express them."""
-        values = dict(params)
+        values: dict[str, Any] | None = dict(params)
         try:
             if self.derive is not None:
-                derivation = DERIVATIONS[self.derive]
-                values = derivation.backward(values, self)
-                if derivation.forward(dict(values)) != dict(params):
-                    return None
+                values = DERIVATIONS[self.derive].sampled(params, self)
+            if values is None:
+                return None
             active = [row for row in self.rows if self.is_active(row, values)]
             if all(row.contains(values[row.name]) for row in active):
                 return {row.name: values[row.name] for row in active}

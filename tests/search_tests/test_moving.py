@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from model.config import TrialConfig
+from search.derivation import SETTINGS, TOGETHER, named_settings
 from search.enqueue import complete, enqueue, retry
 from search.final import final_spec
 from search.launch import DEFAULT_OBJECTIVE
@@ -95,6 +96,30 @@ def test_a_derived_setting_is_taken_as_trials_show_it_and_as_it_is_drawn():
     without = {k: v for k, v in shown.items() if k != "head_size"}
     with pytest.raises(ValueError, match="'hidden_size' is missing"):
         complete(spec, without)
+
+
+@pytest.mark.parametrize(
+    ("change", "would"),
+    [
+        ({"num_heads": 20, "head_size": 77}, 5),  # their product lies beyond the hidden sizes
+        ({"num_heads": 20, "head_size": 77, "hidden_size": 68.0}, 3),
+    ],
+)
+def test_a_derived_setting_that_would_be_another_is_refused(change, would):
+    given = NAMED_SPACES["paper-round-2"].example() | change
+    with pytest.raises(ValueError, match=rf"would be {would}, got 77: .* leave it out and give h"):
+        complete(spec_of("paper-round-2"), given)
+
+
+def test_a_setting_that_no_choice_of_several_has_is_refused():
+    choices = named_settings("a", {"rate": 1, "norm": "batch"}), named_settings("b", {"rate": 1})
+    space = Space("again", (Parameter(SETTINGS, "choice", choices=choices),), derive=TOGETHER)
+    spec = StudySpec("s", "module:function", space.to_dict())
+    assert complete(spec, {"rate": 1}) == {"rate": 1}
+    with pytest.raises(
+        ValueError, match=r"'norm' would be left out, got 'layer': .* give settings"
+    ):
+        complete(spec, {"rate": 1, "norm": "layer"})
 
 
 def test_the_larnn_checks_its_own_settings():

@@ -102,6 +102,12 @@ def test_what_two_spaces_have_in_common_is_learnt():
     assert set(in_common(round_1, round_1.example())) == {row.name for row in round_1.rows}
 
 
+def test_a_setting_that_could_only_be_another_one_teaches_nothing():
+    space = NAMED_SPACES["paper-round-2"]
+    params = space.example() | {"num_heads": 20, "head_size": 77}  # 1540 features, of 92 at most
+    assert set(in_common(space, params)) == {row.name for row in space.rows} - {"hidden_size"}
+
+
 def test_only_a_common_setting_leads_a_study_with_more_of_them():
     others = serial_search(LINE, quadratic, 40, algorithm="random")
     wider = Space("wider", (*LINE.rows, Parameter("y", "uniform", 0.0, 1.0)))
