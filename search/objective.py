@@ -101,6 +101,9 @@ def data_of_study(config: TrialConfig, requirements: Mapping[str, Any]) -> Datas
     """
     try:
         data = load_data(config)
+        if not _are_wanted(data, requirements):
+            _load.cache_clear()  # the file may be another one by now
+            data = load_data(config)
     except DataError as error:
         if "data_fingerprint" not in requirements:
             raise
@@ -116,12 +119,16 @@ def check_requirements(requirements: Mapping[str, Any], data: Dataset) -> None:
     Raises:
         TrialRefusedError: If the fingerprints differ.
     """
-    wanted = requirements.get("data_fingerprint", data.fingerprint)
-    if wanted != data.fingerprint:
+    if not _are_wanted(data, requirements):
+        wanted = str(requirements["data_fingerprint"])
         raise TrialRefusedError(
-            f"this study's data have fingerprint {str(wanted)[:16]}, data {data.name!r} here have "
+            f"this study's data have fingerprint {wanted[:16]}, data {data.name!r} here have "
             f"{data.fingerprint[:16]}: bring the same source and version of larnn-search here"
         )
+
+
+def _are_wanted(data: Dataset, requirements: Mapping[str, Any]) -> bool:
+    return bool(requirements.get("data_fingerprint", data.fingerprint) == data.fingerprint)
 
 
 def fit_trial(config: TrialConfig, data: Dataset, context: TrialContext | None) -> FitResult:

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import math
 import subprocess
@@ -8,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from model.data import DataError
+from model.data import DataError, load
 from search import objective
 from search.objective import test_metrics as look_at_test  # its own name would be collected
 from search.objective import train_larnn
+from tests.model_tests.test_user_data import arrays
 from tests.model_tests.tiny_data import tiny
 from trials.child import ending
 from trials.errors import TrialRefusedError
@@ -23,7 +25,8 @@ PARAMS = {"cell": "lstm", "hidden_size": 4, "epochs": 3, "batch_size": 8}
 
 @pytest.fixture(autouse=True)
 def _tiny_data(monkeypatch):
-    monkeypatch.setattr(objective, "_load", lambda name, time_stride: DATA.every(time_stride))
+    load = functools.cache(lambda name, time_stride: DATA.every(time_stride))
+    monkeypatch.setattr(objective, "_load", load)
 
 
 class Context:
@@ -230,6 +233,21 @@ def test_data_stay_loaded_for_the_next_trial(monkeypatch):
     again = dataclasses.replace(config)
     assert objective.load_data(config) is objective.load_data(again)
     assert loads == [("har", 2)]
+    objective._load.cache_clear()
+
+
+def test_a_file_that_was_replaced_is_read_again_for_the_study_that_wants_it(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    name = f"npz:{tmp_path / 'mine.npz'}"
+    config = objective.config_of({"data": name}, None)
+    fingerprints = []
+    for shift in (0, 1):
+        np.savez(tmp_path / "mine.npz", **{**arrays(), "x": arrays()["x"] + shift})
+        fingerprints.append(load(name).fingerprint)
+        wanted = {"data_fingerprint": fingerprints[-1]}
+        assert objective.data_of_study(config, wanted).fingerprint == fingerprints[-1]
+    with pytest.raises(TrialRefusedError, match="bring the same source"):
+        objective.data_of_study(config, {"data_fingerprint": fingerprints[0]})
     objective._load.cache_clear()
 
 
