@@ -30,13 +30,13 @@ def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
     ``expected_loss`` is the least loss to expect of ``budget`` trials of the study, with the
     interval that holds it in 95 of 100 searches (draws of ``budget`` losses with replacement, in
     closed form: Dodge et al. 2019, "Show Your Work", section 3.1). The budget is the number of
-    finished trials of the smallest study, so that nobody wins by having tried more. Trials without
-    a result (pruned, failed) count as worse than every other.
+    finished trials of the smallest study that has some, so that nobody wins by having tried more.
+    Trials without a result (pruned, failed) count as worse than every other.
 
     ``test_accuracy`` is the logged look at the test people, with a 95 % Wilson interval over its
     sequences; sequences of one person resemble each other, so the truth is wider.
     """
-    budget = min((_finished(data) for data in studies), default=0)
+    budget = min(filter(None, map(_finished, studies)), default=0)
     return [_row(data, budget) for data in studies]
 
 

@@ -295,7 +295,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             test,
             format_value(row["parameters"]),
         )
-    budget = rows[0]["budget"] if rows else 0
+    budget = rows[0]["budget"]
     below = (
         f"trials: complete/finished. expected loss: the best of {budget} trials, on average and in "
         "95 of 100 searches. test: the chosen trial, over sequences (one person's are alike)."

@@ -79,9 +79,16 @@ def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
     from search.results import to_plain
 
     given = [read_data(study, mongo) for study in studies]
-    if others := [data.study.name for data in given if not is_search(data)]:
-        click.echo(f"Left out, for they search nothing: {', '.join(others)}", err=True)
-    rows = rows_of([data for data in given if is_search(data)])
+    searches = [data for data in given if is_search(data)]
+    others = ", ".join(data.study.name for data in given if not is_search(data))
+    if not searches:
+        raise click.UsageError(
+            f"compare sets searches side by side, and none of these is one: {others}; "
+            f"see larnn-search summary {' '.join(studies)}"
+        )
+    if others:
+        click.echo(f"Left out, for they search nothing: {others}", err=True)
+    rows = rows_of(searches)
     if as_json:
         print_json(to_plain(rows))
     else:

@@ -21,6 +21,12 @@ def test_budgets_are_those_of_the_smallest_study():
     assert rows[1]["finished"] == 20
 
 
+def test_a_study_without_finished_trials_sets_no_budget():
+    rows = compare([data(60), StudyData(sample_study(), ()), data(20)])
+    assert {row["budget"] for row in rows} == {20}
+    assert [row["expected_loss"] is None for row in rows] == [False, True, False]
+
+
 def test_expected_loss_is_that_of_drawn_searches():
     large = data(60)
     (row, _) = compare([large, data(20)])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from search import plots
+from search.again import ranking_spec
 from search.cli import run_command
 from search.commands import figures
 from search.report import ORDER, report, winner_in_words
@@ -84,6 +85,19 @@ def test_compare_prints_a_row_a_study_and_the_same_as_json(exported, capsys):
     assert run_command(["compare", str(exported), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["finished"] == 20
+
+
+def test_compare_of_rankings_alone_names_the_command_that_tells_of_them(exported, capsys):
+    spec = ranking_spec(StudyData(sample_study(), tuple(sample_trials(20))), count=2, seeds=2)
+    ranking = exported.with_name("ranking.jsonl")
+    ranking.write_text("".join(dump(dataclasses.replace(sample_study(), spec=spec), ())))
+    assert run_command(["compare", str(ranking)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"is one: quick-rank; see larnn-search summary {ranking}" in told.err
+    assert told.err.count("\n") == 1
+    assert run_command(["compare", str(exported), str(ranking)]) == 0
+    assert "Left out, for they search nothing: quick-rank" in capsys.readouterr().err
 
 
 class Links(html.parser.HTMLParser):
