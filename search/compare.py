@@ -49,7 +49,7 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
     look = _test_look(data)
     return {
         "study": data.study.name,
-        "cell": best.params.get("cell", "larnn") if best else None,
+        "cell": data.cell,
         "data": shared_settings(data.study).get("data"),
         "finished": _finished(data),
         "complete": sum(trial.state is TrialState.COMPLETE for trial in data.trials),

@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.config import ModelConfig
 from search import results
+from search.launch import DEFAULT_OBJECTIVE
 from search.space import Space
 from trials.errors import InvalidValueError
 from trials.store import TrialStore
@@ -44,6 +46,15 @@ class StudyData:
     def best(self) -> Trial | None:
         """The COMPLETE trial of least loss."""
         return next(iter(results.best(self.trials, 1)), None)
+
+    @property
+    def cell(self) -> str | None:
+        """The cell of the best trial, or of all; None where nothing names one."""
+        best = self.best
+        settings = {**results.shared_settings(self.study), **(best.params if best else {})}
+        has_default = best is not None and self.study.spec.objective == DEFAULT_OBJECTIVE
+        cell: str | None = settings.get("cell", ModelConfig.cell if has_default else None)
+        return cell
 
 
 def is_file(study: str) -> bool:

@@ -154,7 +154,7 @@ def _place(data: StudyData) -> tuple[str, str]:
 def _search_row(data: StudyData) -> dict[str, Any]:
     best = data.best
     return {
-        "cell": best.params.get("cell", "larnn") if best else None,
+        "cell": data.cell,
         "trials": len(data.trials),
         "core_hours": core_hours(data.study, data.trials),
         "validation_accuracy": best.result.get("validation_accuracy") if best else None,

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from search.compare import compare
+from search.launch import DEFAULT_OBJECTIVE
 from search.source import StudyData, from_file
+from search.summary import summary
 from tests.search_tests.sample_study import START, sample_study, sample_trials
 from trials.errors import InvalidValueError
 from trials.transfer import dump
@@ -56,6 +58,25 @@ def test_the_chosen_trials_look_at_the_test_people_comes_with_its_interval():
 def test_a_study_without_results_has_a_row_without_numbers():
     (row,) = compare([StudyData(sample_study(), ())])
     assert row["expected_loss"] is row["best_loss"] is row["test_interval"] is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "fixed", "count", "cell"),
+    [
+        (DEFAULT_OBJECTIVE, {}, 20, "larnn"),  # as a `ModelConfig` has it
+        (DEFAULT_OBJECTIVE, {"cell": "lstm"}, 20, "lstm"),
+        (DEFAULT_OBJECTIVE, {"cell": "lstm"}, 0, "lstm"),
+        (DEFAULT_OBJECTIVE, {}, 0, None),
+        ("mine:own", {}, 20, None),
+        ("mine:own", {"cell": "gru"}, 20, "gru"),
+    ],
+)
+def test_a_cell_is_told_where_there_is_one(objective, fixed, count, cell):
+    study = sample_study()
+    spec = dataclasses.replace(study.spec, objective=objective, fixed=fixed)
+    given = StudyData(dataclasses.replace(study, spec=spec), tuple(sample_trials(count)))
+    assert compare([given])[0]["cell"] == cell
+    assert summary([given])["studies"]["quick"]["cell"] == cell
 
 
 def test_an_exported_file_is_the_study(tmp_path):
