@@ -204,14 +204,23 @@ def _say_cost(spec: StudySpec, data: StudyData, like: Trial | None) -> None:
 def _train(
     store: TrialStore, spec: StudySpec, as_json: bool, *, output: Path, **where: Any
 ) -> None:
-    """Carry a study out and show what it says."""
+    """Carry a study out and show what it says.
+
+    Raises:
+        click.ClickException: If no training came to an end.
+    """
     from search.source import from_store
     from trials.devices import detect_slots
 
     detect_slots(device=where["device"])
     made = store.create_study(spec)
     carry_out(store, made, output / made.name, ahead=None, **where)
-    _show([from_store(store, made.name)], as_json)
+    done = from_store(store, made.name)
+    _show([done], as_json)
+    if done.best is None:
+        raise click.ClickException(
+            f"study {made.name} has no COMPLETE trial; see larnn-search trials {made.name}"
+        )
 
 
 def _show(studies: Sequence[StudyData], as_json: bool, indent: int | None = None) -> None:

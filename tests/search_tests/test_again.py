@@ -2,11 +2,13 @@
 
 import dataclasses
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from model.config import TrialConfig
 from search.again import ablation_spec, changed, comparison, is_again, ranking_spec
+from search.commands import finals
 from search.compare import compare, is_search
 from search.derivation import DERIVATIONS, TOGETHER
 from search.final import final_spec, winner
@@ -18,7 +20,10 @@ from search.suggest import Suggester
 from search.summary import summary
 from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.memory_store import MemoryStore
-from trials.trial import Outcome, TrialState
+from trials.store import NewTrial
+from trials.study import StudyState
+from trials.transfer import dump
+from trials.trial import Failure, FailureKind, Outcome, TrialState
 
 SEARCH = StudyData(sample_study(), tuple(sample_trials()))
 LARNN = {"window_size": 8, "num_heads": 2, "head_size": 8, "norm": "none", "dropout": 0.1}
@@ -131,6 +136,34 @@ def test_a_change_that_breaks_a_rule_is_refused(change, words):
 def test_a_change_must_change_something():
     with pytest.raises(ValueError, match="needs a --change that changes something"):
         ablation_spec(SEARCH.study, base(LARNN), ["norm=none"], seeds=2, say=print)
+
+
+@pytest.mark.parametrize(
+    ("command", "made"),
+    [
+        (["rank"], "quick-rank"),
+        (["ablate", "--change", "norm=none"], "quick-ablation"),
+        (["final"], "quick-test"),
+    ],
+)
+def test_trainings_that_all_fail_are_a_failure(command, made, larnn, tmp_path, monkeypatch):
+    why = Failure(FailureKind.OUT_OF_MEMORY, "used 3.1 GB of 3 GB", "worker", "host", 1)
+
+    def fail(store, study, folder, **_):
+        for number in range(study.spec.max_trials):
+            store.add_trials(made, None, number, [NewTrial({**study.spec.fixed}, number)])
+            trial = store.reserve(made, "worker", "host", f"token {number}")
+            store.finish(trial.claim, Outcome(TrialState.FAILED, failure=why))
+        store.set_study_state(made, StudyState.COMPLETE)
+
+    search = tmp_path / "quick.jsonl"
+    over = dataclasses.replace(SEARCH.study, state=StudyState.COMPLETE)
+    search.write_text("".join(dump(over, SEARCH.trials)))
+    monkeypatch.setattr(finals, "opened", lambda mongo: nullcontext(MemoryStore()))
+    monkeypatch.setattr(finals, "carry_out", fail)
+    monkeypatch.setattr(finals, "_check_people", lambda *_: None)
+    told = larnn(*command, search, status=1)
+    assert told.endswith(f"study {made} has no COMPLETE trial; see larnn-search trials {made}\n")
 
 
 def test_what_is_trained_again_is_not_compared_as_a_search():
