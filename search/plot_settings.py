@@ -188,13 +188,19 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
 
 
 def _searched(frame: pd.DataFrame, space: Space) -> list[Parameter]:
-    return [row for row in space.rows if param_values(frame, row.name).notna().any()]
+    return [row for row in space.rows if _have_place(param_values(frame, row.name), row).any()]
+
+
+def _have_place(values: pd.Series[Any], row: Parameter) -> pd.Series[bool]:
+    """Which values can be shown; a file made by hand may hold some that were never searched."""
+    places = few_values(row)
+    return values.isin(places) if places else values.notna()
 
 
 def _panel(
     axes: Axes, done: pd.DataFrame, leads: pd.DataFrame, row: Parameter, norm: Normalize
 ) -> None:
-    own = done[param_values(done, row.name).notna()]
+    own = done[_have_place(param_values(done, row.name), row)]
     values = param_values(own, row.name)
     losses = own["loss"].to_numpy(dtype=float)
     places = few_values(row)
@@ -262,7 +268,7 @@ def _heights(values: pd.Series[Any], row: Parameter) -> Floats:
     """Where values stand on a ruler from 0 to 1, equal ones slightly apart; NaN where none is."""
     places = few_values(row)
     heights = np.full(len(values), np.nan)
-    present = values.notna().to_numpy()
+    present = _have_place(values, row).to_numpy()
     if places:
         index = np.array([places.index(value) for value in values[present]], dtype=float)
         jitter = np.random.default_rng(0).uniform(-0.02, 0.02, len(index))

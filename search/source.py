@@ -111,7 +111,8 @@ def from_file(path: Path) -> StudyData:
     try:
         with path.open(encoding="utf-8") as lines:
             study, trials = parse(lines)
-    except (OSError, UnicodeDecodeError, InvalidValueError) as error:
+        Space.from_dict(study.spec.space)
+    except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else error
         raise InvalidValueError(f"{path} is no exported study: {told}") from error
     return StudyData(study, tuple(trials))

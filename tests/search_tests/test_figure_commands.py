@@ -57,6 +57,25 @@ def test_a_study_of_one_range_alone_is_reported(one_range, tmp_path):
     assert run_command(["report", one_range, "-o", str(tmp_path / "report.html")]) == 0
 
 
+def layers_of(**changed):
+    return [{**row, **changed} if row["name"] == "num_layers" else row for row in ROWS]
+
+
+@pytest.mark.parametrize("command", [["plot", "settings"], ["plot", "effects"], ["report"]])
+def test_a_damaged_range_is_named_in_one_line(command, tmp_path, capsys):
+    file = exported_with(tmp_path / "damaged.jsonl", layers_of(low=4, high=1), sample_trials(20))
+    output = tmp_path / ("page.html" if command == ["report"] else "figure.png")
+    assert run_command([command[0], file, *command[1:], "-o", str(output)]) == 2
+    told = capsys.readouterr().err
+    assert "damaged.jsonl is no exported study: parameter 'num_layers' has an empty range" in told
+    assert told.count("\n") == 1
+
+
+def test_trials_outside_of_a_range_do_not_keep_the_others_from_being_shown(tmp_path):
+    file = exported_with(tmp_path / "narrowed.jsonl", layers_of(high=2), sample_trials(20))
+    assert run_command(["report", file, "-o", str(tmp_path / "report.html")]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
