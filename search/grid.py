@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
+from search.history import Entry
 from search.parameter import Parameter, Value
 from search.space import Space
 
 MOST_POINTS = 100_000
+Point = Mapping[str, Any]
 
 
 def grid(space: Space) -> list[dict[str, Any]]:
@@ -36,6 +40,43 @@ def grid(space: Space) -> list[dict[str, Any]]:
                 "parameter, narrow a range, or take --algorithm random"
             )
     return points
+
+
+class Grid:
+    """Goes through a space's grid, in the order of `grid`.
+
+    Args:
+        space: What is searched.
+        key_of: What tells a point's trials: `Entry.params_key`.
+
+    Raises:
+        ValueError: As of `grid`.
+    """
+
+    def __init__(self, space: Space, key_of: Callable[[Point], str]) -> None:
+        self._points = grid(space)
+        self._key_of = key_of
+        self._untried = iter(self._points)
+
+    def next_point(self, entries: Iterable[Entry], tried: Container[str]) -> Point:
+        """The first point that was not tried; after the last one the one with the fewest trials.
+
+        Trials that were cancelled count only where all else is equal.
+
+        Args:
+            entries: All trials so far.
+            tried: Their keys; what was tried never gets untried.
+        """
+        for point in self._untried:
+            if self._key_of(point) not in tried:
+                return point
+        trials = Counter((entry.params_key, entry.is_cancelled) for entry in entries)
+
+        def times(point: Point) -> tuple[int, int]:
+            key = self._key_of(point)
+            return trials[key, False], trials[key, True]
+
+        return min(self._points, key=times)
 
 
 def _values(row: Parameter) -> tuple[Value, ...]:

@@ -78,6 +78,11 @@ class Entry:
         """Whether its merit is final."""
         return self.trial is not None and self.trial.state.is_finished
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was to be left undone."""
+        return self.trial is not None and self.trial.state is TrialState.CANCELLED
+
 
 def places(entries: Sequence[Entry]) -> list[float]:
     """Where each entry stands among those of its study: 0 the best, 1 the worst; equal ones alike.

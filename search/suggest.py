@@ -19,7 +19,7 @@ from hyperopt.base import JOB_STATE_DONE, STATUS_OK, Domain, Trials, trials_from
 from hyperopt.pyll import as_apply, scope
 
 from model.words import did_you_mean
-from search.grid import grid
+from search.grid import Grid
 from search.history import NOT_GOOD, Entry, Raw, in_common, merit_of, places, shortened
 from search.parameter import Parameter
 from search.space import Space
@@ -176,7 +176,7 @@ class Suggester:
     Args:
         space: What is searched.
         algorithm: ``tpe``, ``random``, ``anneal``, or ``grid`` (the first point that was not
-            tried; after the last one it starts again).
+            tried; after the last one those whose trials were cancelled, then all again).
         seed: Seed of the study. Trial ``n`` uses the seed's draw ``n``, so a restarted search goes
             on as it would have.
         fixed: Params that every trial shares, beside ``space.fixed``.
@@ -206,8 +206,7 @@ class Suggester:
         self._fixed = dict(fixed or {})
         self._domain = Domain(lambda params: params, hyperopt_space(space, self._fixed))
         self._rng = np.random.default_rng(seed)
-        self._grid = grid(space) if algorithm == "grid" else []
-        self._points = iter(self._grid)
+        self._grid = Grid(space, self._key_of) if algorithm == "grid" else None
         self._draws: list[int] = []
         self._entries: dict[int, Entry] = {}
         self._miscs: dict[int, tuple[Raw | None, dict[str, Any]]] = {}
@@ -272,6 +271,9 @@ class Suggester:
     def _params(self, raw: Raw) -> dict[str, Any]:
         return {**self._space.complete(decode(self._space, raw)), **self._fixed}
 
+    def _key_of(self, sampled: Mapping[str, Any]) -> str:
+        return _key(self._params(encode(self._space, sampled)))
+
     def _draw(self, number: int) -> int:
         """`fmin` draws once per trial; a restart draws again up to the number it needs."""
         while len(self._draws) <= number:
@@ -283,7 +285,7 @@ class Suggester:
     ) -> tuple[str, Raw]:
         """Origin and raw draws of a new trial, other than all before where that can be had."""
         if self._grid:
-            return "grid", self._next_point(tried)
+            return "grid", encode(self._space, self._grid.next_point(entries, tried))
         algorithm = self._algorithm
         if algorithm == "tpe" and not _has_started(entries):
             algorithm = "random"
@@ -297,14 +299,6 @@ class Suggester:
             again = int(np.random.default_rng([seed, attempt]).integers(2**31 - 1))
             raw = self._ask(algorithm, number, entries, again)
         return algorithm, raw
-
-    def _next_point(self, tried: Container[str]) -> Raw:
-        """Raw draws of the grid's next point; what was tried never gets untried."""
-        for point in self._points:
-            if _key(self._params(raw := encode(self._space, point))) not in tried:
-                return raw
-        self._points = iter(self._grid)
-        return encode(self._space, next(self._points))
 
     def _ask(self, algorithm: str, number: int, entries: Sequence[Entry], seed: int) -> Raw:
         history, whole = shortened(entries)

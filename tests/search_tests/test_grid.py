@@ -8,6 +8,7 @@ from search.parameter import Parameter
 from search.space import Space
 from search.suggest import Suggester
 from tests.search_tests.test_suggest import finished
+from trials.trial import TrialState
 
 SPACE = Space(
     "grid",
@@ -43,6 +44,26 @@ def test_points_come_in_order_once_each_and_a_restart_goes_on():
         for i, new in enumerate(Suggester(SPACE, "grid").suggest(trials, 5))
     ]
     assert [dict(trial.params) for trial in trials] == grid(SPACE)
+
+
+def test_what_was_cancelled_is_tried_before_anything_is_repeated():
+    space = Space("seeds", (Parameter("seed", "choice", choices=(0, 1, 2, 3)),))
+    suggester, trials = Suggester(space, "grid"), []
+
+    def go_on(count, state=TrialState.COMPLETE):
+        proposed = suggester.suggest(trials, count)
+        trials.extend(
+            dataclasses.replace(finished(len(trials) + i, new, 1.0), state=state)
+            for i, new in enumerate(proposed)
+        )
+        return [new.params["seed"] for new in proposed]
+
+    assert go_on(1) == [0]
+    assert go_on(2, TrialState.CANCELLED) == [1, 2]  # `stop`, then `resume`
+    assert go_on(1) == [3]
+    assert go_on(1, TrialState.CANCELLED) == [1]
+    assert go_on(2) == [2, 1]
+    assert go_on(5) == [0, 3, 2, 1, 0]
 
 
 def test_a_study_ends_with_its_grid(tmp_path):
