@@ -1,12 +1,13 @@
 """Settings trained again with other seeds and compared on validation people.
 
 A search's best trial is partly the luckiest one: `ranking_spec` trains the best few again, and
-`search.final.winner` takes the best mean. `ablation_spec` trains a winner with one thing changed at
+`search.ranking` takes the best mean. `ablation_spec` trains a winner with one thing changed at
 a time. Both are studies of the search's own objective, a grid over settings and seeds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,11 @@ from scipy import stats
 
 from model.config import LARNN_ONLY, TrialConfig
 from search.derivation import SETTINGS, TOGETHER, named_settings, read_settings
-from search.final import RANK, search_name, settings_of
+from search.ending import loss_of
+from search.final import RANK, search_name
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
-from search.results import best
+from search.ranking import fresh_seeds, settings_of
 from search.source import StudyData
 from search.space import Space, parse_assignment
 from trials.study import Study, StudySpec
@@ -34,33 +36,33 @@ def ranking_spec(data: StudyData, *, count: int, seeds: int) -> StudySpec:
     Args:
         data: The search.
         count: How many settings, those of the least losses.
-        seeds: Trainings of each, with seeds 0, 1, ...
+        seeds: Trainings of each, with seeds that the search did not choose by.
 
     Raises:
         ValueError: If the search had another objective, or fewer than two settings were complete.
     """
     candidates: dict[str, dict[str, Any]] = {}
-    for trial in best(data.trials, len(data.trials)):
-        if len(candidates) < count and settings_of(trial) not in candidates.values():
-            candidates[f"trial {trial.number}"] = settings_of(trial)
+    for one in data.ranked:
+        if len(candidates) < count and settings_of(one.trial) not in candidates.values():
+            candidates[f"trial {one.trial.number}"] = settings_of(one.trial)
     if len(candidates) < 2:
         raise ValueError(
             f"study {data.study.name} has {len(candidates)} complete trials of different settings: "
             "at least 2 are needed to choose among"
         )
-    return _spec(data.study, f"{search_name(data.study.name)}{RANK}", candidates, seeds)
+    return _spec(data, f"{search_name(data.study.name)}{RANK}", candidates, seeds)
 
 
 def ablation_spec(
-    study: Study, trial: Trial, changes: Sequence[str], *, seeds: int, say: Callable[[str], None]
+    data: StudyData, trial: Trial, changes: Sequence[str], *, seeds: int, say: Callable[[str], None]
 ) -> StudySpec:
     """The study that trains a trial's settings as they are, and with each change alone.
 
     Args:
-        study: The search.
+        data: The search.
         trial: Whose settings are changed.
         changes: ``name=value`` each.
-        seeds: Trainings of each, with seeds 0, 1, ...
+        seeds: Trainings of each, with seeds that the search did not choose by.
         say: Takes lines for the user about changes that change nothing.
 
     Raises:
@@ -75,18 +77,21 @@ def ablation_spec(
             candidates[change] = settings
     if len(candidates) < 2:
         raise ValueError("an ablation needs a --change that changes something")
-    return _spec(study, f"{search_name(study.name)}-ablation", candidates, seeds)
+    return _spec(data, f"{search_name(data.study.name)}-ablation", candidates, seeds)
 
 
 def changed(settings: Mapping[str, Any], change: str) -> dict[str, Any]:
     """``settings`` with one changed; another cell keeps the width and drops what only a LARNN has.
 
     Raises:
-        ValueError: If the change is not written ``name=value``, breaks a rule, or is of the data.
+        ValueError: If the change is not written ``name=value``, breaks a rule, or is of the data or
+            the seed.
     """
     name, value = parse_assignment(change)
     if name == "data":
         raise ValueError(f"an ablation keeps the data of its search, got {change}")
+    if name == "seed":
+        raise ValueError(f"each change is trained with all --seeds, got --change {change}")
     made = {**settings, name: value}
     if name == "cell" and value != "larnn":
         width = TrialConfig.from_params(settings).model.units
@@ -97,8 +102,9 @@ def changed(settings: Mapping[str, Any], change: str) -> dict[str, Any]:
 
 
 def _spec(
-    study: Study, name: str, candidates: Mapping[str, Mapping[str, Any]], seeds: int
+    data: StudyData, name: str, candidates: Mapping[str, Mapping[str, Any]], seeds: int
 ) -> StudySpec:
+    study = data.study
     if study.spec.objective != DEFAULT_OBJECTIVE:
         raise ValueError(
             f"the LARNN objective is trained again, study {study.name} minimises "
@@ -116,7 +122,7 @@ def _spec(
     )
     rows = (
         Parameter(SETTINGS, "choice", choices=choices),
-        Parameter("seed", "choice", choices=tuple(range(seeds))),
+        Parameter("seed", "choice", choices=fresh_seeds(data.trials, seeds)),
     )
     return StudySpec(
         name=name,
@@ -148,8 +154,8 @@ def comparison(data: StudyData) -> list[dict[str, Any]]:
     for choice in space[SETTINGS].choices:
         label, settings = read_settings(str(choice))
         wanted = {**data.study.spec.fixed, **settings}
-        trials = [trial for trial in best(data.trials, len(data.trials))
-                  if settings_of(trial) == wanted]  # fmt: skip
+        trials = [trial for trial in data.trials
+                  if math.isfinite(loss_of(trial)) and settings_of(trial) == wanted]  # fmt: skip
         trials.sort(key=lambda trial: int(trial.params["seed"]))
         losses = {int(trial.params["seed"]): float(trial.loss or 0.0) for trial in trials}
         first = first if rows else losses

@@ -9,6 +9,7 @@ from typing import Any
 
 from search import results
 from search.launch import DEFAULT_OBJECTIVE
+from search.ranking import Ranked, ranked
 from search.space import Space
 from trials.store import WEIGHTS, TrialStore
 from trials.study import Study, StudyState
@@ -20,7 +21,7 @@ class Answer:
     """The end of a search, ready to be shown or written as JSON."""
 
     study: Study
-    ranked: tuple[Trial, ...]
+    ranked: tuple[Ranked, ...]
     """The best five, the winner first."""
     counts: Mapping[str, int]
     figures: tuple[Path, ...] = ()
@@ -30,7 +31,7 @@ class Answer:
     @property
     def best(self) -> Trial | None:
         """The winner; None where no trial is COMPLETE."""
-        return self.ranked[0] if self.ranked else None
+        return self.ranked[0].trial if self.ranked else None
 
     def to_json(self) -> dict[str, Any]:
         """The line with which ``run --json`` ends."""
@@ -63,16 +64,16 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
     """
     study = store.get_study(name)
     trials = store.list_trials(name, with_reports=False)
-    ranked = tuple(results.best(trials, 5))
+    best = tuple(ranked(study, trials)[:5])
     look: Mapping[str, Any] | None = None
     figures: tuple[Path, ...] = ()
-    if ranked:
+    if best:
         figures = draw_figures(study, trials, folder)
         may_look = look_at_test and study.state is StudyState.COMPLETE
         if may_look and study.spec.objective == DEFAULT_OBJECTIVE:
-            look = test_look(store, study, ranked[0])
+            look = test_look(store, study, best[0].trial)
     counts = {str(state): count for state, count in store.counts(name).items()}
-    return Answer(store.get_study(name), ranked, counts, figures, look)
+    return Answer(store.get_study(name), best, counts, figures, look)
 
 
 def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any] | None:

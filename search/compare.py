@@ -45,6 +45,7 @@ def _finished(data: StudyData) -> int:
 
 
 def _row(data: StudyData, budget: int) -> dict[str, Any]:
+    first = data.ranked[0] if data.ranked else None
     best = data.best
     look = _test_look(data)
     return {
@@ -55,8 +56,8 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
         "complete": sum(trial.state is TrialState.COMPLETE for trial in data.trials),
         "core_hours": core_hours(data.study, data.trials),
         "best_number": best.number if best else None,
-        "best_loss": best.loss if best else None,
-        "validation_accuracy": best.result.get("validation_accuracy") if best else None,
+        "best_loss": first.loss if first else None,
+        "validation_accuracy": first.validation_accuracy if first else None,
         "parameters": best.result.get("num_parameters") if best else None,
         "budget": budget,
         **dict(zip(("expected_loss", "expected_interval"), _expected(data, budget), strict=True)),

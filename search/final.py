@@ -6,15 +6,12 @@ carries it out like any other: on all workers, resumed after a stop, exported wi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
-from search.ending import loss_of
 from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
 from search.parameter import Parameter
+from search.ranking import fresh_seeds, settings_of
 from search.source import StudyData
 from search.space import Space
-from trials.study import Study, StudySpec, StudyState
+from trials.study import StudySpec, StudyState
 from trials.trial import Trial, TrialState
 
 TEST = "test"
@@ -49,16 +46,8 @@ def check_finished(data: StudyData) -> None:
         raise ValueError(f"study {name} is stopping, and some of its trials still run: wait")
 
 
-def settings_of(trial: Trial) -> dict[str, object]:
-    """A trial's params but for its seed."""
-    return {name: value for name, value in trial.params.items() if name != "seed"}
-
-
 def winner(data: StudyData, number: int | None = None) -> Trial:
-    """The trial that a final is about: the given one, or the first with the best settings.
-
-    Settings that were trained with several seeds count by their mean loss, and not at all where one
-    of these trainings failed or diverged.
+    """The trial that a final is about: the given one, or the first of the best settings.
 
     Raises:
         ValueError: If there is no such trial, or no trial is complete.
@@ -68,32 +57,22 @@ def winner(data: StudyData, number: int | None = None) -> Trial:
             if trial.number == number:
                 return trial
         raise ValueError(f"study {data.study.name} has no trial {number}")
-    alike: dict[str, list[Trial]] = {}
-    for trial in data.trials:
-        if trial.state in (TrialState.COMPLETE, TrialState.FAILED):
-            alike.setdefault(repr(sorted(settings_of(trial).items())), []).append(trial)
-    best = min(alike.values(), key=_mean_loss, default=[])
-    if not best or math.isinf(_mean_loss(best)):
+    if data.best is None:
         raise ValueError(
             f"study {data.study.name} has no complete trial yet: nothing to train again"
         )
-    return best[0]
-
-
-def _mean_loss(trials: Iterable[Trial]) -> float:
-    losses = [loss_of(trial) for trial in trials]
-    return sum(losses) / len(losses)
+    return data.best
 
 
 def final_spec(
-    study: Study, trial: Trial, *, seeds: int, folds: int | None, max_retries: int = 2
+    data: StudyData, trial: Trial, *, seeds: int, folds: int | None, max_retries: int = 2
 ) -> StudySpec:
     """The study that judges a trial's settings.
 
     Args:
-        study: The search.
+        data: The search.
         trial: Its winner.
-        seeds: How many trainings, with seeds 0, 1, ...; with ``folds``, of each fold.
+        seeds: How many trainings, each with a seed of its own; with ``folds``, of each fold.
         folds: Cross-validate over all people in that many folds; None: train on training and
             validation people, judge on the test people.
         max_retries: As of `StudySpec`.
@@ -101,6 +80,7 @@ def final_spec(
     Raises:
         ValueError: If the search had another objective, or there is only one training to do.
     """
+    study = data.study
     if study.spec.objective != DEFAULT_OBJECTIVE:
         raise ValueError(
             f"a final trains the LARNN objective, study {study.name} minimises "
@@ -115,10 +95,11 @@ def final_spec(
     else:
         names = tuple(FOLD.format(number=i + 1, folds=folds) for i in range(folds))
         rows.append(Parameter("judged", "choice", choices=names))
+    fresh = fresh_seeds(data.trials, seeds)
     if seeds > 1:
-        rows.append(Parameter("seed", "choice", choices=tuple(range(seeds))))
+        rows.append(Parameter("seed", "choice", choices=fresh))
     else:
-        fixed["seed"] = 0
+        fixed["seed"] = fresh[0]
     if not rows:
         raise ValueError("a final needs at least 2 trainings: ask for more --seeds, or --folds")
     return StudySpec(

@@ -73,7 +73,7 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
 
 @styled
 def learning_curves(reports: pd.DataFrame) -> Figure:
-    """The loss at every step: the best trials in colour, pruned ones marked where they end.
+    """The loss at every step: the trials of least loss in colour, pruned ones marked at their end.
 
     Args:
         reports: `search.results.reports_frame`.
@@ -83,8 +83,9 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
         return empty_figure("no trial has reported a step")
     figure, axes = new_figure()
     curves = {int(n): curve for n, curve in reports.groupby("number")}  # type: ignore[arg-type]  # n is a number
+    complete = reports[reports["state"] == "COMPLETE"].groupby("number")["trial_loss"].first()
+    best = [int(n) for n in complete.sort_values(kind="stable").index[:3]]
     ranked = sorted(curves, key=lambda number: curves[number]["loss"].min())
-    best = [n for n in ranked if curves[n]["state"].iloc[0] == "COMPLETE"][:3]
     rest = [number for number in ranked if number not in best]
     rest = rest[:: max(1, -(-len(rest) // MOST_CURVES))]
     faint = float(np.clip(12 / max(1, len(rest)), 0.12, 0.5))
@@ -103,7 +104,7 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
             curve["loss"],
             color=color,
             lw=2.2,
-            label=f"trial {number}: {curve['loss'].min():.3g}",
+            label=f"trial {number}: loss {complete[number]:.3g}",
             zorder=4,
         )
     _state_legend(axes, reports.drop_duplicates("number")["state"])

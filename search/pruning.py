@@ -1,9 +1,10 @@
 """Which running trials are hopeless: cut-offs per step, from what all trials reported there.
 
 A worker gives a trial up when its least loss so far is above the cut-off of the step that it
-reports: a trial's loss is its best step's, and one bad epoch must not end it. No rule has a cut-off
-at the last step (the trial is done by then), before enough trials have reported, or below what the
-trial of the least loss had at that step: one that does as well as the best did is never given up.
+reports: one bad epoch must not end it, whether its best or its last is to count. No rule has a
+cut-off at the last step (the trial is done by then), before enough trials have reported, or below
+what the trial of the least loss had at that step: one that does as well as the best did is never
+given up.
 """
 
 from __future__ import annotations

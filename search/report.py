@@ -10,10 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from search import plots, results
+from search.launch import JUDGING_OBJECTIVE
+from search.ranking import Ranked
 from search.screens import accuracy, meaning
 from search.source import StudyData
 from search.text import format_duration, format_value
-from trials.trial import Trial, TrialState
+from trials.trial import TrialState
 
 ORDER = (
     "best", "importance", "effects", "interactions", "settings", "choices", "window-heads",
@@ -39,34 +41,48 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
         study=data.study,
         facts=facts(data),
         winner=winner_in_words(data),
-        settings=_settings(data),
-        ranking=_ranking(data),
+        settings=[] if _is_final(data) else _settings(data),
+        ranking={} if _is_final(data) else _ranking(data),
         figures=figures,
         style=style,
     )
 
 
 def winner_in_words(data: StudyData) -> str:
-    """Which trial won, by how much, and with which settings; one paragraph."""
-    ranked = results.best(data.trials, 2)
-    if not ranked:
+    """Which settings won, by how much, and what they are; one paragraph."""
+    if _is_final(data):
+        return f"A final chooses nothing: larnn-search summary {data.study.name} tells its result."
+    if not data.ranked:
         return "No trial is complete yet."
-    first = ranked[0]
-    loss = f"{results.loss_name(data.study)} of {format_value(first.loss)}"
-    told = f"Trial {first.number} won with a {loss}"
-    if "validation_accuracy" in first.result:
-        told += f" and a validation accuracy of {accuracy(first.result['validation_accuracy'])}"
-    if len(ranked) > 1 and first.loss is not None and ranked[1].loss is not None:
-        behind = format_value(ranked[1].loss - first.loss)
-        told += f"; the next, trial {ranked[1].number}, is {behind} behind"
-    settings = results.searched_settings(data.study, first)
+    first, *others = data.ranked
+    seeds = f", on average over {first.seeds} seeds" if first.seeds > 1 else ""
+    told = f"Trial {first.trial.number} won with a {results.loss_name(data.study)} of "
+    told += format_value(first.loss)
+    if first.validation_accuracy is not None:
+        told += f" and a validation accuracy of {accuracy(first.validation_accuracy)}"
+    told += seeds
+    if others:
+        behind = format_value(others[0].loss - first.loss)
+        told += f"; the next, trial {others[0].trial.number}, is {behind} behind"
+    settings = _searched(data, first)
     listed = ", ".join(f"{name} {format_value(value)}" for name, value in settings.items())
     return f"{told}. Its settings: {listed}."
+
+
+def _is_final(data: StudyData) -> bool:
+    return data.study.spec.objective == JUDGING_OBJECTIVE
+
+
+def _searched(data: StudyData, ranked: Ranked) -> dict[str, Any]:
+    """What tells settings from others of their study."""
+    found = results.searched_settings(data.study, ranked.trial)
+    return found if ranked.seeds == 1 else {k: v for k, v in found.items() if k != "seed"}
 
 
 def facts(data: StudyData) -> list[tuple[str, str]]:
     """What was searched, on what, for how long; name and value."""
     study, frame = data.study, data.frame
+    shared = results.shared_settings(study)
     counts = frame["state"].value_counts()
     spent = 3600 * results.core_hours(study, data.trials)
     rows = [
@@ -74,7 +90,7 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
         ("trials", ", ".join(f"{counts[s]} {s}" for s in map(str, TrialState) if s in counts)),
         ("space", str(study.spec.space.get("name"))),
         ("algorithm", f"{study.spec.algorithm}, pruner {study.spec.pruner['name']}"),
-        ("fixed", ", ".join(f"{k} {format_value(v)}" for k, v in study.spec.fixed.items())),
+        ("fixed", ", ".join(f"{k} {format_value(v)}" for k, v in shared.items())),
         ("began (UTC)", f"{study.created_at:%Y-%m-%d %H:%M}"),
         ("computing time", format_duration(spent)),
     ]
@@ -85,25 +101,21 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
 
 
 def _settings(data: StudyData) -> list[tuple[str, str, str]]:
-    best = data.best
-    if best is None:
-        return []
-    found = results.searched_settings(data.study, best)
+    found = _searched(data, data.ranked[0]) if data.ranked else {}
     return [(name, format_value(value), meaning(name)) for name, value in found.items()]
 
 
 def _ranking(data: StudyData) -> dict[str, Any]:
-    ranked = results.best(data.trials, BEST)
-    settings = [results.searched_settings(data.study, trial) for trial in ranked]
+    first = data.ranked[:BEST]
+    settings = [_searched(data, one) for one in first]
     names = list(dict.fromkeys(name for row in settings for name in row))
 
-    def row(trial: Trial, own: dict[str, Any]) -> list[str]:
-        reached = accuracy(trial.result.get("validation_accuracy"))
-        values = (format_value(own.get(name)) for name in names)
-        return [str(trial.number), format_value(trial.loss), reached, *values]
+    def row(one: Ranked, own: dict[str, Any]) -> list[str]:
+        told = (str(one.trial.number), format_value(one.loss), accuracy(one.validation_accuracy))
+        return [*told, *(format_value(own.get(name)) for name in names)]
 
     head = ["trial", "loss", "validation", *(name.replace("_", " ") for name in names)]
-    return {"head": head, "rows": [row(*pair) for pair in zip(ranked, settings, strict=True)]}
+    return {"head": head, "rows": [row(*pair) for pair in zip(first, settings, strict=True)]}
 
 
 def _inline(data: StudyData, kind: str) -> str:

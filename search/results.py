@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.author_trials import OBJECTIVE as AUTHORS
 from trials.study import Study
-from trials.trial import Report, Trial, TrialState, least_loss
+from trials.trial import Report, Trial, least_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ TRIAL_COLUMNS = (
     "origin",
 )
 """Columns of `trials_frame` that are there whatever was searched."""
-REPORT_COLUMNS = ("number", "state", "step", "loss", "seconds")
+REPORT_COLUMNS = ("number", "state", "trial_loss", "step", "loss", "seconds")
 """Columns of `reports_frame` that are there whatever was reported."""
 CROSS_ENTROPIES = {
     "search.objective:train_larnn": "validation loss",
@@ -43,19 +43,9 @@ CROSS_ENTROPIES = {
     AUTHORS: "test people's loss",
 }
 """What the loss of known objectives is; each in nats."""
+REPORTED = CROSS_ENTROPIES | {"search.judging:train_and_judge": "training loss"}
+"""What they report at each step: in a final nobody is judged before the end."""
 _TIME_COLUMNS = ("created_at", "started_at", "finished_at")
-
-
-def best(trials: Iterable[Trial], n: int = 5) -> list[Trial]:
-    """The ``n`` COMPLETE trials of least loss, best first; NaN excluded, ties by number."""
-    ranked = [
-        (trial.loss, trial.number, trial)
-        for trial in trials
-        if trial.state is TrialState.COMPLETE
-        and trial.loss is not None
-        and not math.isnan(trial.loss)
-    ]
-    return [trial for *_, trial in sorted(ranked, key=lambda row: row[:2])[:n]]
 
 
 def loss_name(study: Study) -> str:
@@ -63,9 +53,9 @@ def loss_name(study: Study) -> str:
     return CROSS_ENTROPIES.get(study.spec.objective, "loss")
 
 
-def _loss_label(study: Study) -> str:
-    known = study.spec.objective in CROSS_ENTROPIES
-    return loss_name(study) + (" (nats)" if known else "")
+def _loss_label(study: Study, names: Mapping[str, str]) -> str:
+    known = names.get(study.spec.objective)
+    return f"{known} (nats)" if known else "loss"
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
@@ -175,15 +165,16 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
         present = [row[name] for row in rows if row.get(name) is not None]
         if present and all(type(value) is int for value in present):
             frame[name] = frame[name].astype("int64" if len(present) == len(rows) else "Int64")
-    frame.attrs["loss"] = _loss_label(study)
+    frame.attrs["loss"] = _loss_label(study, CROSS_ENTROPIES)
     return frame
 
 
 def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     """One row a report, by trial and step: `REPORT_COLUMNS`, then each reported metric.
 
-    ``state`` is the trial's; ``seconds`` count the trial's running time, all attempts together;
-    ``frame.attrs["loss"]`` names the loss for axes.
+    ``state`` and ``trial_loss`` are the trial's (a loss may be of its best step, of its last, or of
+    other people than those it reports about); ``seconds`` count the trial's running time, all
+    attempts together; ``frame.attrs["loss"]`` names the reported loss for axes.
 
     Args:
         trials: Trials of one study.
@@ -196,6 +187,7 @@ def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
             **_metrics(report),
             "number": trial.number,
             "state": str(trial.state),
+            "trial_loss": trial.loss,
             "step": report.step,
             "loss": report.loss,
             "seconds": report.seconds,
@@ -205,8 +197,9 @@ def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     ]
     metrics = dict.fromkeys(name for row in rows for name in row if name not in REPORT_COLUMNS)
     frame = pd.DataFrame(rows, columns=[*REPORT_COLUMNS, *metrics])
-    frame = frame.astype({"loss": float, "seconds": float})  # also where there is no report
-    frame.attrs["loss"] = _loss_label(study)
+    # Also where there is no report.
+    frame = frame.astype({"trial_loss": float, "loss": float, "seconds": float})
+    frame.attrs["loss"] = _loss_label(study, REPORTED)
     return frame.sort_values(["number", "step"], ignore_index=True)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from search.derivation import DERIVATIONS
 from search.parameter import Parameter
+from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
 from search.text import format_duration, format_value
@@ -71,16 +72,22 @@ def trial_table(study: Study, trials: Iterable[Trial]) -> Table:
     return made
 
 
-def settings_table(study: Study, trials: Sequence[Trial], title: str) -> Table:
-    """One column a trial, the best first; one row a searched setting, with what it means."""
+def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
+    """One column for settings, the best first; one row a searched setting, with what it means."""
+    trials = [one.trial for one in ranked]
     made = table("", *(f">trial {trial.number}" for trial in trials), "meaning", title=title)
-    made.add_row("loss", *(format_value(trial.loss) for trial in trials))
+    mean = "mean " if any(one.seeds > 1 for one in ranked) else ""
+    if mean:
+        made.add_row("seeds", *(str(one.seeds) for one in ranked))
+    made.add_row(f"{mean}loss", *(format_value(one.loss) for one in ranked))
     if any("validation_accuracy" in trial.result for trial in trials):
-        reached = (accuracy(trial.result.get("validation_accuracy")) for trial in trials)
-        made.add_row("validation accuracy", *reached)
+        reached = (accuracy(one.validation_accuracy) for one in ranked)
+        made.add_row(f"{mean}validation accuracy", *reached)
     made.add_row("took", *(format_duration(duration_s(trial)) for trial in trials))
     made.add_section()
     settings = [searched_settings(study, trial) for trial in trials]
+    if mean:
+        settings = [{k: v for k, v in row.items() if k != "seed"} for row in settings]
     for name in dict.fromkeys(name for row in settings for name in row):
         values = (format_value(row.get(name)) for row in settings)
         made.add_row(name, *values, meaning(name))
@@ -167,9 +174,11 @@ def print_trials(study: Study, trials: Sequence[Trial]) -> None:
     print_rich(trial_table(study, trials) if trials else Text(f"Study {study.name}: no such trial"))
 
 
-def print_best(study: Study, ranked: Sequence[Trial]) -> None:
-    """The best trials side by side, in real values."""
+def print_best(study: Study, ranked: Sequence[Ranked]) -> None:
+    """The best settings side by side, in real values, and what all trials share."""
     print_rich(settings_table(study, ranked, f"The best of study {study.name}"))
+    if shared := shared_settings(study):
+        print_rich(_pins(shared))
 
 
 def print_trial(study: Study, trial: Trial) -> None:
@@ -247,10 +256,14 @@ def print_space(space: Space) -> None:
         made.add_row(row.name, values_of(row), sampled_as(row), condition, means)
     print_rich(made)
     if space.fixed:
-        pins = " ".join(shlex.quote(f"{name}={value}") for name, value in space.fixed.items())
-        print_rich(Text(f"Fixed: {pins}"))
+        print_rich(_pins(space.fixed))
     if derivation:
         print_rich(Text(f"Derived: {derivation.doc}"))
+
+
+def _pins(settings: Mapping[str, Any]) -> Text:
+    """Settings that do not vary, as ``--fix`` takes them."""
+    return Text("Fixed: " + shlex.join(f"{name}={value}" for name, value in settings.items()))
 
 
 def values_of(row: Parameter) -> str:

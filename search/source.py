@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from model.config import ModelConfig
 from search import results
 from search.launch import DEFAULT_OBJECTIVE
+from search.ranking import Ranked, ranked
 from search.space import Space
 from trials.errors import InvalidValueError
 from trials.store import TrialStore
@@ -42,10 +43,15 @@ class StudyData:
         """What was searched."""
         return Space.from_dict(self.study.spec.space)
 
+    @cached_property
+    def ranked(self) -> list[Ranked]:
+        """All settings that came to an end, the best first (`search.ranking.ranked`)."""
+        return ranked(self.study, self.trials)
+
     @property
     def best(self) -> Trial | None:
-        """The COMPLETE trial of least loss."""
-        return next(iter(results.best(self.trials, 1)), None)
+        """The first trial of the best settings."""
+        return self.ranked[0].trial if self.ranked else None
 
     @property
     def cell(self) -> str | None:

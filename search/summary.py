@@ -15,7 +15,7 @@ from search.final import SOURCE, TEST, search_name
 from search.launch import JUDGING_OBJECTIVE
 from search.results import core_hours
 from search.source import StudyData
-from trials.trial import Trial, TrialState
+from trials.trial import BUDGET_STATES, FailureKind, Trial, TrialState
 
 RESAMPLES = 10_000
 Interval = tuple[float, float]
@@ -59,25 +59,49 @@ class Judged:
         """Trainings that judged the same people: they differ by their seed."""
         groups: dict[str, list[Trial]] = {}
         for trial in self.trainings:
-            groups.setdefault(trial.result["judged"], []).append(trial)
+            if any(who in self.people for who in _people(trial)):
+                groups.setdefault(trial.result["judged"], []).append(trial)
         return list(groups.values())
 
-    def resampled(self, side: int = 0) -> NDArray[np.float64]:
+    @property
+    def has_seeds(self) -> bool:
+        """Whether the luck of all models can be told from other seeds."""
+        return all(len(group) > 1 for group in self.groups)
+
+    def resampled(self, *, seeds: bool, side: int = 0) -> NDArray[np.float64]:
         """Accuracies of `RESAMPLES` draws of people and, for each group of them, of seeds.
 
         People of a fold share its models, so drawing people alone would take a model's luck for
         nothing. The draws of people are the same at every call, those of seeds differ by ``side``:
         two finals are compared on the same people, with models of their own.
+
+        Args:
+            seeds: Draw seeds; else people are drawn by whole groups, with the luck they share.
+            side: Which of two finals.
         """
-        count = len(self.people)
-        drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES)
+        groups = self.groups
+        if seeds:
+            drawn = _draws(np.random.default_rng(0), len(self.people))
+        else:
+            places = [[who in _people(group[0]) for group in groups] for who in self.people]
+            drawn = _draws(np.random.default_rng(0), len(groups))[:, np.argmax(places, axis=1)]
         of_seeds = np.random.default_rng([1, side])
-        sums = np.zeros((RESAMPLES, count, 2))
-        for group in self.groups:
+        sums = np.zeros((RESAMPLES, len(self.people), 2))
+        for group in groups:
             size = len(group)
-            weights = of_seeds.multinomial(size, [1 / size] * size, size=RESAMPLES) / size
+            weights = _draws(of_seeds, size) / (size - 1) if seeds else np.full((1, size), 1 / size)
             sums += np.tensordot(weights, self.counts(group), axes=1)
         return _share(sums * drawn[..., None])
+
+
+def _draws(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """How often each of ``count`` things is drawn, ``[RESAMPLES, count]``.
+
+    One less is drawn than there are: the variance of ``count`` draws is too small by one part in
+    ``count`` (Rao and Wu 1988, "Resampling inference with complex survey data"), which of two seeds
+    is half.
+    """
+    return rng.multinomial(count - 1, [1 / count] * count, size=RESAMPLES)
 
 
 def _people(trial: Trial) -> Mapping[str, tuple[int, int]]:
@@ -105,10 +129,11 @@ def summary(studies: Sequence[StudyData]) -> dict[str, Any]:
         `search.again.comparison` of rankings and ablations. Of a final ``parameters``, ``epochs``,
         ``settings`` and, with the prefix ``test_`` or ``folds_``, ``study``, ``trainings``,
         ``diverged``, ``failed``, ``core_hours`` and ``accuracy_mean``, ``accuracies`` (by seed),
-        ``interval`` (95 %, bootstrap over people and seeds), ``people``. With the prefix
-        ``others_``: the folds' accuracy on those who were no validation people of the search, and
-        so chose nothing. A difference is of the first search's accuracy less the second's, on the
-        same people (``judged``: test, folds or others), with the same kind of interval.
+        ``interval`` (95 %, bootstrap over people and seeds; over folds, where one has a single
+        seed), ``people``. With the prefix ``others_``: the folds' accuracy on those who were no
+        validation people of the search, and so chose nothing. A difference is of the first search's
+        accuracy less the second's, on the same people (``judged``: test, folds or others), with the
+        same kind of interval.
 
     Raises:
         ValueError: If two of the studies are of the same kind and search.
@@ -152,41 +177,39 @@ def _place(data: StudyData) -> tuple[str, str]:
 
 
 def _search_row(data: StudyData) -> dict[str, Any]:
-    best = data.best
     return {
         "cell": data.cell,
-        "trials": len(data.trials),
+        "trials": sum(trial.state in BUDGET_STATES for trial in data.trials),
         "core_hours": core_hours(data.study, data.trials),
-        "validation_accuracy": best.result.get("validation_accuracy") if best else None,
+        "validation_accuracy": data.ranked[0].validation_accuracy if data.ranked else None,
     }
 
 
 def _judged_people(data: StudyData, kind: str) -> dict[str, Judged]:
     """By who is looked at: all whom a final judged, and of folds also those who chose nothing."""
-    trainings = tuple(trial for trial in _complete(data) if "accuracy" in trial.result)
+    complete = (trial for trial in data.trials if trial.state is TrialState.COMPLETE)
+    trainings = tuple(trial for trial in complete if "accuracy" in trial.result)
     if not trainings:
         return {}
     people = tuple(dict.fromkeys(who for trial in trainings for who in _people(trial)))
     found = Judged(trainings, people)
     chose = set(trainings[0].result["validation_people"])
-    others = {"others": found.of(lambda who: who not in chose)} if kind == "folds" and chose else {}
-    return {kind: found, **others}
-
-
-def _complete(data: StudyData) -> list[Trial]:
-    return [trial for trial in data.trials if trial.state is TrialState.COMPLETE]
+    others = found.of(lambda who: who not in chose)
+    is_told = kind == "folds" and chose and others.people
+    return {kind: found, **({"others": others} if is_told else {})}
 
 
 def _final_row(data: StudyData, kind: str, found: Mapping[str, Judged]) -> dict[str, Any]:
-    complete = _complete(data)
+    failed = [trial for trial in data.trials if trial.state is TrialState.FAILED]
+    diverged = sum(trial.failures[-1].kind is FailureKind.NAN_LOSS for trial in failed)
     ended = found[kind].trainings if kind in found else ()
     row: dict[str, Any] = {
         "cell": data.study.spec.fixed.get("cell", "larnn"),
         "settings": dict(data.study.spec.fixed),
         f"{kind}_study": data.study.name,
         f"{kind}_trainings": data.study.spec.max_trials,
-        f"{kind}_diverged": len(complete) - len(ended),
-        f"{kind}_failed": sum(trial.state is TrialState.FAILED for trial in data.trials),
+        f"{kind}_diverged": diverged,
+        f"{kind}_failed": len(failed) - diverged,
         f"{kind}_core_hours": core_hours(data.study, data.trials),
     }
     if ended:
@@ -195,7 +218,7 @@ def _final_row(data: StudyData, kind: str, found: Mapping[str, Judged]) -> dict[
     for people, part in found.items():
         row[f"{people}_accuracy_mean"] = part.accuracy
         row[f"{people}_accuracies"] = part.accuracies
-        row[f"{people}_interval"] = _interval(part.resampled()) if part.named else None
+        row[f"{people}_interval"] = _interval(part)
         row[f"{people}_people"] = len(part.people)
     return row
 
@@ -208,11 +231,19 @@ def _difference(first: str, second: str, ours: Judged, theirs: Judged) -> dict[s
         return {**told, "mean": None, "interval": None}
     in_order = tuple(sorted(shared))
     a, b = Judged(ours.trainings, in_order), Judged(theirs.trainings, in_order)
-    interval = _interval(a.resampled(side=0) - b.resampled(side=1))
-    known = interval if a.named and b.named else None
-    return {**told, "mean": a.accuracy - b.accuracy, "interval": known}
+    return {**told, "mean": a.accuracy - b.accuracy, "interval": _interval(a, b)}
 
 
-def _interval(values: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values, (0.025, 0.975))
+def _interval(ours: Judged, theirs: Judged | None = None) -> Interval | None:
+    """95 % of an accuracy, or of how much it is above another's on the same people.
+
+    None where nobody is named, or there is only one person, or one group without seeds, to draw.
+    """
+    sides = [side for side in (ours, theirs) if side is not None]
+    seeds = all(side.has_seeds for side in sides)
+    drawn = min(len(side.people if seeds else side.groups) for side in sides)
+    if drawn < 2 or not all(side.named for side in sides):
+        return None
+    values = [side.resampled(seeds=seeds, side=i) for i, side in enumerate(sides)]
+    low, high = np.quantile(values[0] - sum(values[1:]), (0.025, 0.975))
     return float(low), float(high)

@@ -31,7 +31,8 @@ def print_summary(told: Mapping[str, Any]) -> None:
                         "to the first row."))  # fmt: skip
     if finals:
         print_rich(_finals(finals), *_differences(told["differences"]))
-        print_rich(_dim("Intervals: 95 %, bootstrap over people and seeds."))
+        print_rich(_dim("Intervals: 95 %, bootstrap over people and seeds; over folds, where one "
+                        "has a single seed."))  # fmt: skip
 
 
 def _searches(rows: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -81,7 +81,7 @@ def ablate(
         with mistakes():
             data = _search(store, study)
             chosen = winner(data, trial)
-            spec = ablation_spec(data.study, chosen, changes, seeds=seeds, say=_say)
+            spec = ablation_spec(data, chosen, changes, seeds=seeds, say=_say)
         _say_cost(spec, data, chosen)
         _train(store, spec, as_json, mongo=mongo, **where)
 
@@ -118,7 +118,7 @@ def final(
             data = _search(store, study)
             chosen = finals.winner(data, trial)
             count = seeds or (SEEDS_OF_FOLD if folds else SEEDS_OF_TEST)
-            spec = finals.final_spec(data.study, chosen, seeds=count, folds=folds)
+            spec = finals.final_spec(data, chosen, seeds=count, folds=folds)
             _check_people(spec, folds)
         if chosen.params.get("keep") != "last":
             _say(f"Study {data.study.name} chose by each trial's best epoch, a final judges the "

@@ -160,21 +160,22 @@ def best(
 ) -> None:  # fmt: skip
     """Show a study's best trials in real values."""
     from search import results, screens
+    from search.ranking import ranked
 
     with looking_at(study, mongo) as (store, name):
         found = store.get_study(name)
-        complete = store.list_trials(name, states=[TrialState.COMPLETE], with_reports=False)
-        ranked = results.best(complete, count)
-        if not ranked:
+        first = ranked(found, store.list_trials(name, with_reports=False))[:count]
+        if not first:
             raise click.ClickException(
                 f"study {name} has no COMPLETE trial yet; see larnn-search trials {study}"
             )
         if folder is not None:
-            _save_model(store, found, ranked[0], folder, study)
+            _save_model(store, found, first[0].trial, folder, study)
     if as_json:
-        print_json(results.to_json_rows(ranked))
+        rows = zip(results.to_json_rows(one.trial for one in first), first, strict=True)
+        print_json([{**row, "seeds": one.seeds, "mean_loss": one.loss} for row, one in rows])
     else:
-        screens.print_best(found, ranked)
+        screens.print_best(found, first)
 
 
 def _save_model(store: TrialStore, study: Study, trial: Trial, folder: Path, given: str) -> None:

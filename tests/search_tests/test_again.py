@@ -13,7 +13,6 @@ from search.compare import compare, is_search
 from search.derivation import DERIVATIONS, TOGETHER
 from search.final import final_spec, winner
 from search.launch import DEFAULT_OBJECTIVE
-from search.results import best
 from search.source import StudyData, from_store
 from search.space import Space
 from search.suggest import Suggester
@@ -45,7 +44,7 @@ def carried_out(spec, losses):
 
 
 def base(params):
-    return dataclasses.replace(best(SEARCH.trials, 1)[0], params=params)
+    return dataclasses.replace(SEARCH.best, params=params)
 
 
 def test_the_best_settings_are_trained_again_as_they_were():
@@ -53,24 +52,24 @@ def test_the_best_settings_are_trained_again_as_they_were():
     assert (spec.name, spec.objective, spec.max_trials) == ("quick-rank", DEFAULT_OBJECTIVE, 6)
     assert spec.fixed["data"] == "har"
     found = carried_out(spec, lambda params: params["dropout"])
-    wanted = [trial.params for trial in best(SEARCH.trials, 3)]
+    wanted = [one.trial.params for one in SEARCH.ranked[:3]]
     assert [trial.params for trial in found.trials] == [
         {**params, "seed": seed} for params in wanted for seed in (0, 1)
     ]
     # the mean decides, not what the search had found
     steadiest = min(wanted, key=lambda params: params["dropout"])
     assert {**steadiest, "seed": 0} == winner(found).params
-    final = final_spec(found.study, winner(found), seeds=5, folds=None)
+    final = final_spec(found, winner(found), seeds=5, folds=None)
     assert final.name == "quick-test"
     assert steadiest.items() <= {**final.fixed, "seed": 0}.items()
     rows = summary([SEARCH, found])["again"]["quick-rank"]
     assert [row["settings"] for row in rows] == [
-        f"trial {t.number}" for t in best(SEARCH.trials, 3)
+        f"trial {one.trial.number}" for one in SEARCH.ranked[:3]
     ]
 
 
 def test_one_result_is_no_choice():
-    only = StudyData(SEARCH.study, tuple(best(SEARCH.trials, 1)))
+    only = StudyData(SEARCH.study, (SEARCH.best,))
     with pytest.raises(ValueError, match="has 1 complete trials of different settings: at least 2"):
         ranking_spec(only, count=5, seeds=3)
 
@@ -85,7 +84,7 @@ def test_a_foreign_objective_is_not_trained_again():
 def test_an_ablation_changes_one_thing_at_a_time():
     said = []
     changes = ["window_size=1", "norm=none", "cell=lstm", "cell=bn-lstm", "augmentation=jitter"]
-    spec = ablation_spec(SEARCH.study, base(LARNN), changes, seeds=2, say=said.append)
+    spec = ablation_spec(SEARCH, base(LARNN), changes, seeds=2, say=said.append)
     assert said == ["norm=none is left out: these settings are trained already"]
     found = carried_out(spec, lambda params: 0.5 + params["seed"] / 10 - params["dropout"])
     trained = [{**trial.params} for trial in found.trials if trial.params["seed"] == 0]
@@ -104,7 +103,7 @@ def test_an_ablation_changes_one_thing_at_a_time():
 
 
 def test_a_comparison_is_right_about_numbers_that_are_known():
-    spec = ablation_spec(SEARCH.study, base(LARNN), ["norm=layer"], seeds=3, say=print)
+    spec = ablation_spec(SEARCH, base(LARNN), ["norm=layer"], seeds=3, say=print)
     worse = {"none": (0.1, 0.2, 0.3), "layer": (0.2, 0.4, float("nan"))}
     found = carried_out(spec, lambda params: worse[params["norm"]][params["seed"]])
     first, second = comparison(found)
@@ -135,7 +134,7 @@ def test_a_change_that_breaks_a_rule_is_refused(change, words):
 
 def test_a_change_must_change_something():
     with pytest.raises(ValueError, match="needs a --change that changes something"):
-        ablation_spec(SEARCH.study, base(LARNN), ["norm=none"], seeds=2, say=print)
+        ablation_spec(SEARCH, base(LARNN), ["norm=none"], seeds=2, say=print)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_trainings_that_all_fail_are_a_failure(command, made, larnn, tmp_path, m
 def test_what_is_trained_again_is_not_compared_as_a_search():
     ranking = carried_out(ranking_spec(SEARCH, count=2, seeds=2), lambda params: 0.1)
     assert is_again(ranking.study)
-    final = final_spec(SEARCH.study, SEARCH.best, seeds=2, folds=None)
+    final = final_spec(SEARCH, SEARCH.best, seeds=2, folds=None)
     judged = StudyData(dataclasses.replace(SEARCH.study, spec=final), ())
     given = (SEARCH, ranking, judged)
     assert [data.study.name for data in given if is_search(data)] == ["quick"]

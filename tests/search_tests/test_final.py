@@ -20,11 +20,12 @@ from tests.search_tests.sample_study import sample_study, sample_trials
 from tests.search_tests.test_objective import Context
 from trials.child import load_objective
 from trials.study import StudyState
-from trials.trial import TrialState
+from trials.trial import Failure, FailureKind, TrialState
 
 DATA = tiny()
 PARAMS = {"cell": "lstm", "hidden_size": 4, "epochs": 2, "batch_size": 8}
 STUDY = sample_study()
+SEARCH = StudyData(STUDY, tuple(sample_trials()))
 BEST = next(trial for trial in sample_trials() if trial.state is TrialState.COMPLETE)
 
 
@@ -83,7 +84,7 @@ def test_a_final_that_diverges_has_no_loss():
 
 
 def test_a_final_is_a_grid_over_seeds_and_folds():
-    spec = final_spec(STUDY, BEST, seeds=2, folds=3)
+    spec = final_spec(SEARCH, BEST, seeds=2, folds=3)
     assert (spec.name, spec.max_trials, spec.algorithm) == ("quick-folds", 6, "grid")
     assert spec.objective == JUDGING_OBJECTIVE
     assert load_objective(JUDGING_OBJECTIVE) is train_and_judge
@@ -96,16 +97,16 @@ def test_a_final_is_a_grid_over_seeds_and_folds():
     for proposal in proposed:
         assert {**BEST.params, "patience": 0, "keep": "last"}.items() <= proposal.params.items()
         assert proposal.params["settings_of"] == f"quick {BEST.number}"
-    assert final_spec(STUDY, BEST, seeds=5, folds=None).fixed["judged"] == "test"
-    assert final_spec(STUDY, BEST, seeds=1, folds=3).fixed["seed"] == 0
+    assert final_spec(SEARCH, BEST, seeds=5, folds=None).fixed["judged"] == "test"
+    assert final_spec(SEARCH, BEST, seeds=1, folds=3).fixed["seed"] == 0
 
 
 def test_one_training_or_a_foreign_objective_is_no_final():
     with pytest.raises(ValueError, match="at least 2 trainings"):
-        final_spec(STUDY, BEST, seeds=1, folds=None)
+        final_spec(SEARCH, BEST, seeds=1, folds=None)
     foreign = dataclasses.replace(STUDY, spec=dataclasses.replace(STUDY.spec, objective="mine:own"))
     with pytest.raises(ValueError, match="study quick minimises mine:own"):
-        final_spec(foreign, BEST, seeds=5, folds=None)
+        final_spec(StudyData(foreign, ()), BEST, seeds=5, folds=None)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +146,21 @@ def test_settings_that_were_trained_again_count_by_their_mean():
     diverging = [trained(8, 0, 0.05, dropout=0.4), trained(9, 1, float("nan"), dropout=0.4)]
     data = StudyData(STUDY, (*lucky, *steady, *failing, *diverging))
     assert winner(data).number == 3
+    assert [(one.trial.number, one.seeds) for one in data.ranked] == [(3, 3), (0, 3)]
     assert winner(data, 1).number == 1
     with pytest.raises(ValueError, match="study quick has no trial 77"):
         winner(data, 77)
 
 
 def test_the_winner_of_a_search_is_its_best_trial():
-    data = StudyData(STUDY, tuple(sample_trials()))
-    assert winner(data) == data.best
+    assert (
+        winner(SEARCH)
+        == SEARCH.best
+        == min(
+            (trial for trial in SEARCH.trials if trial.state is TrialState.COMPLETE),
+            key=lambda trial: trial.loss,
+        )
+    )
 
 
 def test_a_search_without_a_result_has_no_winner():
@@ -176,7 +184,7 @@ def judged(name, people, *, models=((0.0,), (0.0,)), choosers=(), kind="folds"):
     count = len(models)
     search = dataclasses.replace(STUDY, spec=dataclasses.replace(STUDY.spec, name=name))
     folds = count if kind == "folds" else None
-    spec = final_spec(search, BEST, seeds=max(2, len(models[0])), folds=folds)
+    spec = final_spec(StudyData(search, ()), BEST, seeds=max(2, len(models[0])), folds=folds)
     trials = []
     for fold, seeds in enumerate(models):
         for seed, extra in enumerate(seeds):
@@ -191,20 +199,24 @@ def judged(name, people, *, models=((0.0,), (0.0,)), choosers=(), kind="folds"):
                     "num_parameters": 99,
                     "epochs_run": 4,
                 }
-            loss = float("nan") if extra is None else 0.1
+            end = {"loss": 0.1} if extra is not None else {
+                "loss": None, "state": TrialState.FAILED, "failures": (DIVERGED,)
+            }  # fmt: skip
             params = {**spec.fixed, "seed": seed, "judged": part}
             trials.append(dataclasses.replace(
-                BEST, number=len(trials), params=params, loss=loss, result=result, reports=()
+                BEST, number=len(trials), params=params, result=result, reports=(), **end
             ))  # fmt: skip
     return StudyData(dataclasses.replace(STUDY, spec=spec), tuple(trials))
 
 
+DIVERGED = Failure(FailureKind.NAN_LOSS, "the loss is nan", "worker", "host", 1)
 PEOPLE = {str(person): 90 - 10 * (person % 3) for person in range(12)}
 
 
 def test_a_summary_is_right_about_numbers_that_are_known():
     fewer = {person: correct - 20 for person, correct in PEOPLE.items()}
-    told = summary([judged("larnn", PEOPLE), judged("lstm", fewer)])
+    steady = ((0, 0), (0, 0))
+    told = summary([judged("larnn", PEOPLE, models=steady), judged("lstm", fewer, models=steady)])
     larnn = told["studies"]["larnn"]
     assert larnn["folds_accuracy_mean"] == pytest.approx(0.8)
     assert (larnn["folds_people"], larnn["parameters"], larnn["epochs"]) == (12, 99, 4)
@@ -227,8 +239,8 @@ def test_an_interval_holds_the_luck_of_models_too():
     row = summary([lucky])["studies"]["larnn"]
     assert row["folds_accuracy_mean"] == pytest.approx(0.8)
     assert row["folds_accuracies"] == pytest.approx([0.71, 0.8, 0.89])
-    # the mean of 3 draws has standard error 0.09 * sqrt(2 / 3) / sqrt(3) in a fold, of two folds:
-    error = 0.09 * np.sqrt(2 / 3 / 3 / 2)
+    # seeds of standard deviation 0.09 in a fold, a mean of 3, of two folds:
+    error = 0.09 / np.sqrt(3 * 2)
     assert np.diff(row["folds_interval"]).item() == pytest.approx(2 * 1.96 * error, rel=0.15)
     other = judged("lstm", alike, models=((-9, 0, 9), (-9, 0, 9)))
     (difference,) = summary([lucky, other])["differences"]
@@ -236,6 +248,32 @@ def test_an_interval_holds_the_luck_of_models_too():
     # models of two cells are drawn apart from each other
     width = np.diff(difference["interval"]).item()
     assert width == pytest.approx(2 * 1.96 * error * np.sqrt(2), rel=0.15)
+
+
+def test_one_seed_a_fold_leaves_the_luck_of_models_to_the_folds():
+    alike = dict.fromkeys(PEOPLE, 80)
+    lucky = judged("larnn", alike, models=((-9,), (0,), (9,), (9,), (-9,), (0,)))
+    row = summary([lucky])["studies"]["larnn"]
+    # folds of standard deviation 0.0805, six of them; two people share each of the models
+    error = 0.0805 / np.sqrt(6)
+    assert np.diff(row["folds_interval"]).item() == pytest.approx(2 * 1.96 * error, rel=0.15)
+    (difference,) = summary([lucky, judged("lstm", alike, models=((0, 0),) * 6)])["differences"]
+    assert np.diff(difference["interval"]).item() == pytest.approx(2 * 1.96 * error, rel=0.15)
+    # one training alone: nothing tells how much was luck
+    row = summary([judged("larnn", alike, models=((0,),), kind="test")])["studies"]["larnn"]
+    assert (row["test_accuracy_mean"], row["test_interval"]) == (pytest.approx(0.8), None)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch):
+    monkeypatch.setattr("search.summary.RESAMPLES", 1000)
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        people = {str(who): n for who, n in enumerate(draw.normal(80, 6, 12))}
+        ours, theirs = draw.normal(0, 3, (2, 4, 2))
+        finals = [judged("a", people, models=ours), judged("b", people, models=theirs)]
+        low, high = summary(finals)["differences"][0]["interval"]
+        held += low <= 0 <= high
+    assert 0.9 < held / 200 < 0.99
 
 
 def test_people_who_chose_the_settings_are_also_left_out():

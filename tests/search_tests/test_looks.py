@@ -15,11 +15,13 @@ from search.suggest import Suggester
 from tests.search_tests.sample_study import START, sample_study, sample_trials
 from trials.memory_store import MemoryStore
 from trials.transfer import dump
-from trials.trial import Outcome, TrialState
+from trials.trial import Failure, FailureKind, Outcome, TrialState
 
 STUDY = sample_study()
-BEST = StudyData(STUDY, tuple(sample_trials())).best
+SEARCH = StudyData(STUDY, tuple(sample_trials()))
+BEST = SEARCH.best
 LOG = Path(__file__).parents[2] / "results" / "har" / "test_log.csv"
+DIVERGED = Failure(FailureKind.NAN_LOSS, "the loss is nan", "worker", "host", 1)
 SHIPPED = Path(__file__).parents[2] / "results" / "shipped" / "study.jsonl"
 
 
@@ -27,7 +29,7 @@ SHIPPED = Path(__file__).parents[2] / "results" / "shipped" / "study.jsonl"
 def judged():
     """A final that was cut off: two trainings judged, one diverged, two wait."""
     store = MemoryStore()
-    spec = final_spec(STUDY, BEST, seeds=5, folds=None)
+    spec = final_spec(SEARCH, BEST, seeds=5, folds=None)
     store.create_study(spec)
     proposed = Suggester(Space.from_dict(spec.space), "grid", fixed=spec.fixed).suggest([], 5)
     store.add_trials(spec.name, None, 0, proposed)
@@ -36,7 +38,9 @@ def judged():
         result = {"judged": "test", "seed": trial.params["seed"]}
         if accuracy:
             result |= {"accuracy": accuracy, "sequences": 7}
-        store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.1, result))
+            store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.1, result))
+        else:
+            store.finish(trial.claim, Outcome(TrialState.FAILED, None, result, DIVERGED))
     return from_store(store, spec.name)
 
 

@@ -19,6 +19,7 @@ from search.final import final_spec
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
 from search.repeat import repeat_command
+from search.source import StudyData
 from search.space import NAMED_SPACES, Space, parse_assignment
 from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.errors import SchemaVersionError, StoreUnavailableError
@@ -390,7 +391,8 @@ def test_the_command_names_every_setting():
 )
 def test_a_final_is_repeated_whole_so_that_its_looks_are_known(asked, words):
     searched = sample_trials(1)[0]
-    study = dataclasses.replace(sample_study(), spec=final_spec(sample_study(), searched, **asked))
+    search = StudyData(sample_study(), (searched,))
+    study = dataclasses.replace(sample_study(), spec=final_spec(search, searched, **asked))
     trial = dataclasses.replace(searched, result={"device": "cpu"})
     expected = f"larnn-search final quick --trial 0 {words} --device cpu"
     assert repeat_command(study, trial) == expected

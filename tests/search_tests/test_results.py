@@ -9,7 +9,6 @@ import pytest
 
 from search import results
 from tests.search_tests.sample_study import START, sample_study, sample_trials
-from trials.trial import TrialState
 
 
 def test_frame_has_one_row_a_trial_with_the_params_as_trained():
@@ -87,25 +86,10 @@ def test_reports_frame_has_one_row_a_report():
         trials[11].reports[-1].loss,
     )
     assert last["state"] == "RUNNING"
+    ended = frame.drop_duplicates("number").set_index("number")["trial_loss"]
+    losses = {t.number: math.nan if t.loss is None else t.loss for t in trials if t.reports}
+    assert ended.to_dict() == pytest.approx(losses, nan_ok=True)
     assert last["validation_accuracy"] == trials[11].reports[-1].metrics["validation_accuracy"]
-
-
-def test_best_ranks_complete_trials_only_and_breaks_ties_by_number():
-    template = sample_trials(1)[0]
-
-    def trial(number, loss, state=TrialState.COMPLETE):
-        return dataclasses.replace(template, number=number, loss=loss, state=state)
-
-    trials = [
-        trial(4, 0.5),
-        trial(0, math.nan),
-        trial(1, 0.5),
-        trial(2, 0.1, TrialState.PRUNED),
-        trial(3, 0.7),
-        trial(5, None, TrialState.FAILED),
-    ]
-    assert [t.number for t in results.best(trials, 2)] == [1, 4]
-    assert [t.number for t in results.best(trials, 9)] == [1, 4, 3]
 
 
 def test_json_rows_are_strict_json_with_utc_times():

@@ -1,0 +1,75 @@
+"""Which settings of a study are best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from search.ending import loss_of
+from trials.study import Study
+from trials.trial import Trial, TrialState
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Settings, and the trials that trained them: one, or one a seed."""
+
+    trials: tuple[Trial, ...]
+
+    @property
+    def trial(self) -> Trial:
+        """The first of them; its number names the settings."""
+        return self.trials[0]
+
+    @property
+    def loss(self) -> float:
+        """Their mean loss; infinite where one of them failed or diverged."""
+        return sum(map(loss_of, self.trials)) / len(self.trials)
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Their mean; None where the objective tells none."""
+        told = [trial.result.get("validation_accuracy") for trial in self.trials]
+        known = [value for value in told if isinstance(value, float)]
+        return sum(known) / len(known) if len(known) == len(told) else None
+
+    @property
+    def seeds(self) -> int:
+        """With how many seeds the settings were trained."""
+        return len({trial.params.get("seed") for trial in self.trials})
+
+
+def settings_of(trial: Trial) -> dict[str, object]:
+    """A trial's params but for its seed."""
+    return {name: value for name, value in trial.params.items() if name != "seed"}
+
+
+def ranked(study: Study, trials: Iterable[Trial]) -> list[Ranked]:
+    """All settings that came to an end, the best first; ties by number.
+
+    Where a study varies the seed, settings count by their mean loss: the best of all trials is
+    partly the luckiest. Left out are settings one of whose trainings failed or diverged, and of a
+    grid those with fewer seeds than others, as in a ranking that was stopped early.
+    """
+    alike: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.state in (TrialState.COMPLETE, TrialState.FAILED):
+            seeded = "seed" in trial.params
+            key = repr(sorted(settings_of(trial).items())) if seeded else str(trial.number)
+            alike.setdefault(key, []).append(trial)
+    found = [Ranked(tuple(group)) for group in alike.values()]
+    is_grid = study.spec.algorithm == "grid"
+    least = max((one.seeds for one in found), default=0) if is_grid else 0
+    whole = (one for one in found if one.seeds >= least and math.isfinite(one.loss))
+    return sorted(whole, key=lambda one: (one.loss, one.trial.number))
+
+
+def fresh_seeds(trials: Iterable[Trial], count: int) -> tuple[int, ...]:
+    """Seeds that none of these trials set: what follows a choice by some seeds takes others.
+
+    With those that chose it, the winner alone would be trained by its own luck.
+    """
+    used = [trial.params["seed"] for trial in trials if isinstance(trial.params.get("seed"), int)]
+    first = max(used, default=-1) + 1
+    return tuple(range(first, first + count))
