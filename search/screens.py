@@ -191,9 +191,10 @@ def print_trial(study: Study, trial: Trial) -> None:
         "started (UTC)": f"{trial.started_at:%Y-%m-%d %H:%M:%S}" if trial.started_at else "-",
         "took": format_duration(duration_s(trial)),
         "suggested by": str(trial.suggestion.get("origin", "-")),
-        "seed": str(trial.seed),
     }.items():
         facts.add_row(name, value)
+    if "seed" not in trial.params:  # else that one is what trains
+        facts.add_row("seed", str(trial.seed))
     for name, value in trial.result.items():
         if isinstance(value, Mapping):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
