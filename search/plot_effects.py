@@ -18,7 +18,7 @@ from search.plot_style import (
     STATE_COLORS,
     STATE_MARKERS,
     WIDTH,
-    empty_figure,
+    EmptyFigure,
     few_values,
     loss_label,
     loss_limits,
@@ -49,7 +49,7 @@ def choice_distributions(frame: pd.DataFrame, space: Space) -> Figure:
     rows = [row for row in space.rows if few_values(row)]
     rows = [row for row in rows if param_values(done, row.name).notna().any()]
     if done.empty or not rows:
-        return empty_figure("no trial is complete, or no setting has a few values")
+        return EmptyFigure("no trial is complete, or no setting has a few values")
     height = -(-len(rows) // COLUMNS)
     figure = Figure(figsize=(WIDTH, 0.9 + 2.5 * height))
     FigureCanvasAgg(figure)

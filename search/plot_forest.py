@@ -19,7 +19,7 @@ from search.parameter import Parameter
 from search.plot_style import (
     LOSS_COLORS,
     WIDTH,
-    empty_figure,
+    EmptyFigure,
     few_values,
     loss_label,
     new_figure,
@@ -46,7 +46,7 @@ def importance_figure(frame: pd.DataFrame, space: Space) -> Figure:
     try:
         found = weigh.importance(frame, space)
     except ValueError as error:
-        return empty_figure(str(error))
+        return EmptyFigure(str(error))
     return setting_importance(found)
 
 
@@ -60,7 +60,7 @@ def effects_figure(frame: pd.DataFrame, space: Space) -> Figure:
     try:
         found, effects = weigh.importance(frame, space), weigh.marginal_effects(frame, space)
     except ValueError as error:
-        return empty_figure(str(error))
+        return EmptyFigure(str(error))
     return marginal_effects(effects, found, space, loss_label(frame))
 
 
@@ -74,11 +74,11 @@ def interactions_figure(frame: pd.DataFrame, space: Space) -> Figure:
     try:
         found = weigh.interactions(frame, space)
         if found.table.empty:
-            return empty_figure("fewer than two settings were varied")
+            return EmptyFigure("fewer than two settings were varied")
         first, second = (str(found.table[one][0]) for one in ("first", "second"))
         surface = weigh.pair_effect(frame, space, first, second)
     except ValueError as error:
-        return empty_figure(str(error))
+        return EmptyFigure(str(error))
     return setting_interactions(found, surface, space, loss_label(frame))
 
 
@@ -90,7 +90,7 @@ def setting_importance(found: Importance) -> Figure:
         found: `search.importance.importance`.
     """
     if found.table.empty:
-        return empty_figure("no setting was varied")
+        return EmptyFigure("no setting was varied")
     figure, axes = new_figure(height=1.7 + 0.36 * len(found.table))
     _share_bars(axes, found, [_named(row, found) for _, row in found.table.iterrows()])
     axes.set_xlabel("share of the loss' variance that the setting explains alone (fANOVA)")
@@ -152,7 +152,7 @@ def marginal_effects(effects: pd.DataFrame, found: Importance, space: Space, los
     """
     names = list(found.table["setting"])
     if not names:
-        return empty_figure("no setting was varied")
+        return EmptyFigure("no setting was varied")
     rows = {row.name: row for row in space.rows}
     height = -(-len(names) // COLUMNS)
     figure = Figure(figsize=(WIDTH, 1.5 + 2.1 * height))

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from search.plot_style import (
     STATE_COLORS,
     STATE_MARKERS,
-    empty_figure,
+    EmptyFigure,
     loss_axis,
     loss_label,
     loss_limits,
@@ -36,7 +36,7 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
     complete = shown[shown["state"] == "COMPLETE"]
     failed = frame.assign(x=x)[(frame["state"] == "FAILED") & x.notna()]
     if shown.empty and failed.empty:
-        return empty_figure("no trial has finished")
+        return EmptyFigure("no trial has finished")
     figure, axes = new_figure()
     top = loss_axis(axes, complete["loss"] if len(complete) else shown["loss"], shown)
     for state in ("PRUNED", "COMPLETE"):
@@ -80,7 +80,7 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
     """
     reports = reports[np.isfinite(reports["loss"])]
     if reports.empty:
-        return empty_figure("no trial has reported a step")
+        return EmptyFigure("no trial has reported a step")
     figure, axes = new_figure()
     curves = {int(n): curve for n, curve in reports.groupby("number")}  # type: ignore[arg-type]  # n is a number
     complete = reports[reports["state"] == "COMPLETE"].groupby("number")["trial_loss"].first()

@@ -21,7 +21,7 @@ from search.plot_style import (
     ORDER_COLORS,
     STATE_MARKERS,
     WIDTH,
-    empty_figure,
+    EmptyFigure,
     few_values,
     loss_label,
     loss_limits,
@@ -63,7 +63,7 @@ def loss_against_settings(frame: pd.DataFrame, space: Space) -> Figure:
     done = judged(frame)
     rows = _searched(done, space)
     if done.empty or not rows:
-        return empty_figure("no trial is complete")
+        return EmptyFigure("no trial is complete")
     height = -(-len(rows) // COLUMNS)
     figure = Figure(figsize=(WIDTH, 0.8 + 2.15 * height))
     FigureCanvasAgg(figure)
@@ -105,10 +105,10 @@ def window_heads_heatmap(frame: pd.DataFrame) -> Figure:
         frame: `search.results.trials_frame` with ``window_size`` and ``num_heads``.
     """
     if not {"window_size", "num_heads"} <= set(frame.columns):
-        return empty_figure("this study has no window_size and num_heads")
+        return EmptyFigure("this study has no window_size and num_heads")
     done = judged(frame).dropna(subset=["window_size", "num_heads"])
     if done.empty:
-        return empty_figure("no trial is complete")
+        return EmptyFigure("no trial is complete")
     heads, head_names = _binned(done["num_heads"].astype(int))
     windows, window_names = _binned(done["window_size"].astype(int))
     least = np.full((len(head_names), len(window_names)), np.nan)
@@ -148,7 +148,7 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
     done = judged(frame).sort_values("loss", ascending=False)
     rows = _searched(done, space)
     if done.empty or not rows:
-        return empty_figure("no trial is complete")
+        return EmptyFigure("no trial is complete")
     figure, axes = new_figure(height=5.2)
     low, high = loss_limits(done["loss"])
     low = float(done["loss"].min())

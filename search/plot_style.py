@@ -85,12 +85,17 @@ def new_figure(height: float = 4.5) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def empty_figure(message: str) -> Figure:
+class EmptyFigure(Figure):
     """A figure that says why it shows nothing."""
-    figure, axes = new_figure(height=2.0)
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, f"Nothing to show: {message}.", ha="center", va="center", color="#666666")
-    return figure
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(figsize=(WIDTH, 2.0))
+        self.reason = reason
+        FigureCanvasAgg(self)
+        axes = self.add_subplot()
+        axes.set_axis_off()
+        told = f"Nothing to show: {reason}."
+        axes.text(0.5, 0.5, told, ha="center", va="center", color="#666666")
 
 
 def loss_limits(losses: pd.Series[float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from search.plot_style import STATE_COLORS, empty_figure, new_figure, styled
+from search.plot_style import STATE_COLORS, EmptyFigure, new_figure, styled
 
 
 @styled
@@ -19,7 +19,7 @@ def worker_timeline(frame: pd.DataFrame) -> Figure:
     """
     shown = frame[frame["started_at"].notna() & frame["worker"].notna()].copy()
     if shown.empty:
-        return empty_figure("no trial has started")
+        return EmptyFigure("no trial has started")
     start = shown["started_at"].min()
     latest = max(shown["started_at"].max(), shown["finished_at"].max())
     shown["begin"] = (shown["started_at"] - start).dt.total_seconds() / 60
@@ -68,7 +68,7 @@ def throughput(frame: pd.DataFrame) -> Figure:
     ended = frame[frame["finished_after_s"].notna()].sort_values("finished_after_s")
     ended = ended[ended["state"].isin(["COMPLETE", "PRUNED", "FAILED"])]
     if ended.empty:
-        return empty_figure("no trial has finished")
+        return EmptyFigure("no trial has finished")
     figure, axes = new_figure()
     minutes = np.append(0.0, ended["finished_after_s"].to_numpy(dtype=float) / 60)
     below = np.zeros(len(minutes))

@@ -30,12 +30,13 @@ from search.plot_settings import (
     parallel_coordinates,
     window_heads_heatmap,
 )
-from search.plot_style import STYLE, settings_lock
+from search.plot_style import STYLE, EmptyFigure, settings_lock
 from search.plot_workers import throughput, worker_timeline
 from search.space import Space
 
 __all__ = [
     "KINDS",
+    "EmptyFigure",
     "best_loss_over_trials",
     "check_file_type",
     "choice_distributions",

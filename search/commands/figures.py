@@ -39,6 +39,8 @@ def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
         plots.check_file_type(output)
     data = read_data(study, mongo)
     figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
+    if isinstance(figure, plots.EmptyFigure):
+        raise click.ClickException(f"nothing to show: {figure.reason}")
     with writing(output):
         plots.save_figure(figure, output)
     click.echo(output)

@@ -11,6 +11,10 @@ from search.commands import figures
 from search.report import ORDER, report, winner_in_words
 from search.source import StudyData
 from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
+
+
+from search.space import NAMED_SPACES
+from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.transfer import dump
 
 
@@ -96,6 +100,17 @@ def test_mistakes_are_named_in_one_line(exported, arguments, words, capsys):
     told = capsys.readouterr().err
     assert words in told
     assert told.count("\n") == 1
+
+
+def test_a_figure_that_would_show_nothing_is_not_written(tmp_path, capsys):
+    path, output = tmp_path / "lstm.jsonl", tmp_path / "figure.png"
+    spec = dataclasses.replace(sample_study().spec, space=NAMED_SPACES["lstm"].to_dict())
+    trial = dataclasses.replace(sample_trials(1)[0], params={"hidden_size": 96})
+    path.write_text("".join(dump(dataclasses.replace(sample_study(), spec=spec), [trial])))
+    assert run_command(["plot", str(path), "window-heads", "-o", str(output)]) == 1
+    told = "larnn-search: nothing to show: this study has no window_size and num_heads\n"
+    assert capsys.readouterr().err == told
+    assert not output.exists()
 
 
 def test_compare_prints_a_row_a_study_and_the_same_as_json(exported, capsys):
