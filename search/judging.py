@@ -85,7 +85,7 @@ def split_for(data: Dataset, judged: str) -> dict[str, tuple[int, ...]]:
         seen = (*data.split["train"], *data.split["validation"])
         return {"train": seen, "validation": (), "test": data.split["test"]}
     found = re.fullmatch(FOLD.format(number=r"(\d+)", folds=r"(\d+)"), judged)
-    owner = np.arange(len(data.y)) if data.person is None else data.person
+    owner = data.owner
     people = np.unique(owner)
     if found is None or not 1 <= int(found[1]) <= int(found[2]) <= len(people):
         raise DataError(

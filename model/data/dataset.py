@@ -127,8 +127,12 @@ class Dataset:
         return int(self._belongs(part).sum())
 
     def _belongs(self, part: str) -> NDArray[np.bool_]:
-        owner = np.arange(len(self.y)) if self.person is None else self.person
-        return np.isin(owner, self.split[part])
+        return np.isin(self.owner, self.split[part])
+
+    @property
+    def owner(self) -> NDArray[np.int64]:
+        """Who moved, ``[n]``; where nobody is named, each sequence's own number."""
+        return np.arange(len(self.y)) if self.person is None else self.person
 
     def resplit(self, split: Mapping[str, tuple[int, ...]]) -> Dataset:
         """The same sequences with their people in other parts, under a fingerprint of its own.

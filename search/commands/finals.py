@@ -178,7 +178,11 @@ def _search(store: TrialStore, study: str) -> StudyData:
 
 
 def _check_people(spec: StudySpec, folds: int | None) -> None:
-    """Refuse folds that the data are too small for, before trials fail over it."""
+    """Refuse folds that the data are too small for, before trials fail over it.
+
+    Raises:
+        ValueError: If there are more folds than people, or nobody to judge.
+    """
     from search.final import FOLD, SOURCE, TEST
     from search.judging import split_for
     from search.objective import config_of, load_data
@@ -186,6 +190,10 @@ def _check_people(spec: StudySpec, folds: int | None) -> None:
     own = ("judged", SOURCE)
     settings = {name: value for name, value in spec.fixed.items() if name not in own}
     data = load_data(config_of(settings, None))
+    count = len(set(data.owner.tolist()))
+    if folds is not None and folds > count:
+        owners = "sequences" if data.person is None else "people"
+        raise ValueError(f"--folds is at most the number of {owners} ({count}), got {folds}")
     split_for(data, FOLD.format(number=folds, folds=folds) if folds else TEST)
 
 

@@ -23,6 +23,7 @@ from trials.study import StudyState
 from trials.trial import Failure, FailureKind, TrialState
 
 DATA = tiny()
+NAMELESS = dataclasses.replace(DATA, person=None)
 PARAMS = {"cell": "lstm", "hidden_size": 4, "epochs": 2, "batch_size": 8}
 STUDY = sample_study()
 SEARCH = StudyData(STUDY, tuple(sample_trials()))
@@ -39,7 +40,7 @@ def test_the_test_people_are_judged_by_all_that_the_others_teach():
     assert split == {"train": (1, 2, 3, 4), "validation": (), "test": (5,)}
 
 
-@pytest.mark.parametrize("data", [DATA, dataclasses.replace(DATA, person=None)])
+@pytest.mark.parametrize("data", [DATA, NAMELESS])
 def test_folds_judge_everybody_once_and_train_on_all_others(data):
     folds = [split_for(data, FOLD.format(number=i, folds=5)) for i in range(1, 6)]
     everybody = set(range(60)) if data.person is None else {1, 2, 3, 4, 5}
@@ -128,6 +129,19 @@ def test_only_a_finished_search_is_judged(state, runs, words):
     else:
         with pytest.raises(ValueError, match=words):
             check_finished(data)
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize(("data", "owners"), [(DATA, "people (5)"), (NAMELESS, "sequences (60)")])
+def test_more_folds_than_people_are_refused(data, owners, database, larnn, monkeypatch):
+    monkeypatch.setattr(objective, "_load", lambda name, time_stride: data)
+    database.restore_study(
+        dataclasses.replace(STUDY, state=StudyState.COMPLETE),
+        [dataclasses.replace(sample_trials(1)[0], params=PARAMS)],
+    )
+    complaint = larnn("final", "quick", "--folds", 61, status=2)
+    assert f"--folds is at most the number of {owners}, got 61" in complaint
+    assert [study.name for study in database.list_studies()] == ["quick"]
 
 
 def trained(number, seed, loss, state=TrialState.COMPLETE, **params):
