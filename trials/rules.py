@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trials.documents import encode_spec
@@ -50,11 +51,20 @@ def check_kind(kind: str) -> str:
 
 
 def study_not_found(name: str, existing: Iterable[str]) -> StudyNotFoundError:
-    """Say which studies have a similar name."""
-    names = sorted(existing)
-    close = difflib.get_close_matches(name, names, cutoff=0.5) or names[:3]
-    hint = f"there are {', '.join(close)}" if close else "there is none yet: `larnn-search launch`"
-    return StudyNotFoundError(f"no study is named {name[:64]!r}; {hint}")
+    """Say which studies have a similar name, or what to do about a file's."""
+    return StudyNotFoundError(f"no study is named {name[:64]!r}; {_hint(name, sorted(existing))}")
+
+
+def _hint(name: str, existing: Sequence[str]) -> str:
+    if name.endswith(".jsonl"):
+        return (
+            "this command takes one of the queue: "
+            f"`larnn-search import {shlex.quote(name)}` brings an exported one in"
+        )
+    if set(name) & set("/."):  # as in paths, and in no `STUDY_NAME`
+        return "names have neither '/' nor '.', and files of `larnn-search export` end in .jsonl"
+    close = difflib.get_close_matches(name, existing, cutoff=0.5) or existing[:3]
+    return f"there are {', '.join(close)}" if close else "there is none yet: `larnn-search launch`"
 
 
 def trial_not_found(study: str, number: int) -> TrialNotFoundError:

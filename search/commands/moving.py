@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.options import mistakes, mongo_option, opened, study_argument
+from search.options import (
+    mistakes,
+    mongo_option,
+    opened,
+    read_data,
+    study_argument,
+    study_or_file_argument,
+)
 
 if TYPE_CHECKING:
     from trials.study import Study
@@ -54,7 +61,7 @@ def import_(path: Path, study: str | None, mongo: str | None) -> None:
 
 
 @click.command()
-@study_argument
+@study_or_file_argument
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
     help="The file; .csv or .parquet: a table of trials; .jsonl: everything, for `import`.",
@@ -66,10 +73,10 @@ def export(study: str, output: Path, mongo: str | None) -> None:
 
     with mistakes():
         check_format(output)
-    with opened(mongo) as store, mistakes():
-        trials = store.list_trials(study)
-        write(store.get_study(study), trials, output)
-    click.echo(f"Study {study}: {len(trials)} trials in {output}.")
+    data = read_data(study, mongo)
+    with mistakes():
+        write(data.study, data.trials, output)
+    click.echo(f"Study {data.study.name}: {len(data.trials)} trials in {output}.")
 
 
 @click.command()

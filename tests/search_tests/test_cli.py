@@ -132,7 +132,7 @@ def test_what_destroys_is_typed_and_never_taken_from_the_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / CONFIG_FILE).write_text('study = "d1"\n')
     for command in ("cancel", "delete", "stop", "export"):
-        assert "Missing argument 'STUDY'" in larnn(command, status=2)
+        assert "Missing argument 'STUDY" in larnn(command, status=2)
     (tmp_path / CONFIG_FILE).write_text("yes = true\n")
     assert "no command has a setting 'yes'" in larnn("delete", "d1", status=2)
     assert [study.state for study in database.list_studies()] == [StudyState.ACTIVE]

@@ -26,6 +26,7 @@ from trials.errors import SchemaVersionError, StoreUnavailableError
 from trials.memory_store import MemoryStore
 from trials.store import LOG, NewTrial, WorkerInfo
 from trials.study import StudySpec, StudyState
+from trials.transfer import dump
 from trials.trial import Failure, FailureKind, Outcome, TrialState
 from trials.upgrade import upgrade
 
@@ -233,6 +234,13 @@ def test_a_study_is_exported_as_a_table(suffix, database, larnn, tmp_path):
     expected = [trial.params["learning_rate"] for trial in sample_trials(20)]
     assert list(frame["learning_rate"]) == expected
     assert os.listdir(tmp_path) == [file.name]
+
+
+def test_an_exported_file_becomes_a_table_without_a_database(larnn, tmp_path):
+    file, table = tmp_path / "file.jsonl", tmp_path / "table.csv"
+    file.write_text("".join(dump(sample_study(), sample_trials(20))))
+    assert larnn("export", file, "-o", table) == f"Study quick: 20 trials in {table}.\n"
+    assert list(pd.read_csv(table)["number"]) == list(range(20))
 
 
 @pytest.mark.mongo

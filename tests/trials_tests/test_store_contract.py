@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -96,6 +97,22 @@ def test_an_unknown_study_names_the_closest(store: TrialStore) -> None:
         store.reserve("quik", "w", "h", "t")
     with pytest.raises(StudyNotFoundError):
         store.add_trials("quik", None, 0, [NewTrial({}, 0)])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("results/my s.jsonl", "of the queue: `larnn-search import 'results/my s.jsonl'` brings"),
+        ("results/har", "neither '/' nor '.', and files of `larnn-search export` end in .jsonl"),
+        ("s.json", "neither '/' nor '.'"),
+    ],
+)
+def test_a_file_that_is_no_study_is_told_what_to_do(
+    store: TrialStore, name: str, hint: str
+) -> None:
+    store.create_study(SPEC)
+    with pytest.raises(StudyNotFoundError, match=re.escape(hint)):
+        store.get_study(name)
 
 
 def test_a_study_is_resumed_with_a_larger_budget(queue: TrialStore) -> None:
