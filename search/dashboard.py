@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from search.enqueue import resume
 from search.results import loss_name, searched_settings, to_plain
 from search.snapshot import StudyFollower
 from search.source import from_store
@@ -182,7 +183,11 @@ class Pages:
             return PlainTextResponse("read-only: start with `dashboard --allow-control`", 403)
         if action not in ACTIONS:
             return PlainTextResponse(f"an action is one of {', '.join(ACTIONS)}", 404)
-        study = self._store.set_study_state(name, ACTIONS[action], f"dashboard: {action}")
+        message = f"dashboard: {action}"
+        if action == "resume":
+            study = resume(self._store, name, message)
+        else:
+            study = self._store.set_study_state(name, ACTIONS[action], message)
         return JSONResponse({"state": str(study.state)})
 
 

@@ -16,7 +16,7 @@ from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
 from search.space import Space
 from search.study_view import ended_at
-from trials.errors import LeaseLostError
+from trials.errors import IllegalTransitionError, LeaseLostError
 from trials.store import NewTrial, TrialStore
 from trials.study import Study, StudySpec, StudyState, taken
 from trials.transfer import parse
@@ -84,14 +84,37 @@ def retry(store: TrialStore, name: str, number: int) -> Trial:
         TrialNotFoundError: If there is no such trial.
     """
     study = store.get_study(name)
-    listed = store.list_trials(name, sorted(BUDGET_STATES), with_reports=False)
-    others = sorted((t for t in listed if t.number != number), key=ended_at)
-    if study.state is StudyState.COMPLETE and (why := reason_to_end(study, others, store.now)):
+    if why := _would_end_again(store, study, but=number):
         raise ValueError(
             f"study {name} would end again at once ({why}): launch it again with larger limits, "
             f"then retry trial {number}"
         )
     return store.retry_trial(name, number)
+
+
+def resume(store: TrialStore, name: str, message: str) -> Study:
+    """Let a study go on, a COMPLETE one too where its limits leave it something to do.
+
+    Raises:
+        IllegalTransitionError: If its state does not allow it, or it would end again at once.
+        StudyNotFoundError: If there is no such study.
+    """
+    study = store.get_study(name)
+    if why := _would_end_again(store, study):
+        raise IllegalTransitionError(
+            f"study {name} would end again at once ({why}); give it a larger budget first: the "
+            "command that launched it, with a higher --max-trials, say"
+        )
+    return store.set_study_state(name, StudyState.ACTIVE, message)
+
+
+def _would_end_again(store: TrialStore, study: Study, but: int | None = None) -> str | None:
+    """Why a COMPLETE study has nothing to do, trial ``but`` left aside; None where it has."""
+    if study.state is not StudyState.COMPLETE:
+        return None
+    listed = store.list_trials(study.name, sorted(BUDGET_STATES), with_reports=False)
+    finished = sorted((trial for trial in listed if trial.number != but), key=ended_at)
+    return reason_to_end(study, finished, store.now)
 
 
 # -- points from files -----------------------------------------------------------------------------

@@ -26,8 +26,12 @@ def pause(study: str, mongo: str | None) -> None:
 @study_argument
 @mongo_option
 def resume(study: str, mongo: str | None) -> None:
-    """Go on with a paused study."""
-    _change(study, mongo, StudyState.ACTIVE, "resumed")
+    """Go on with a study that was paused or stopped."""
+    from search.enqueue import resume as go_on
+
+    with opened(mongo) as store:
+        go_on(store, study, "larnn-search: resumed")
+    click.echo(f"Study {study}: resumed.")
 
 
 @click.command()

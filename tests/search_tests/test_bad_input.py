@@ -1,6 +1,7 @@
 """What users get wrong, and what goes wrong around them: one clear line, and nothing is lost."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -230,6 +231,14 @@ def test_a_paused_study_names_what_resumes_it(finished, monkeypatch, capsys):
     monkeypatch.setattr("search.following._follow", interrupted)
     run_command(["launch", "--study", "s", *OWN])
     assert "it goes on with: larnn-search resume s" in capsys.readouterr().err
+
+
+@pytest.mark.mongo
+def test_a_study_whose_budget_is_spent_is_not_resumed(finished, complaint):
+    finished.create_study(dataclasses.replace(finished.get_study("s").spec, max_trials=1))
+    finished.set_study_state("s", StudyState.COMPLETE)
+    assert "give it a larger budget first" in complaint(["resume", "s"], 2)
+    assert finished.get_study("s").state is StudyState.COMPLETE
 
 
 @pytest.mark.mongo

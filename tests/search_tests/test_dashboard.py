@@ -164,7 +164,18 @@ def test_the_page_only_reads_unless_asked(store):
         assert authorized(port, "/study/quick/stop", "POST", Origin="http://evil")[0] == 403
         assert authorized(port, "/study/quick/vanish", "POST")[0] == 404
         assert authorized(port, "/study/quick/pause", "POST")[0] == 200
-    assert store.get_study("quick").state is StudyState.PAUSED
+        assert store.get_study("quick").state is StudyState.PAUSED
+        assert authorized(port, "/study/quick/resume", "POST")[0] == 200
+    assert store.get_study("quick").state is StudyState.ACTIVE
+
+
+def test_the_page_does_not_resume_what_would_end_at_once(store):
+    store.create_study(dataclasses.replace(store.get_study("quick").spec, max_trials=18))
+    store.set_study_state("quick", StudyState.COMPLETE)
+    with served(store, may_control=True) as port:
+        status, told, _ = authorized(port, "/study/quick/resume", "POST")
+    assert status == 409
+    assert b"give it a larger budget first" in told
 
 
 def test_every_figure_of_the_page_exists():

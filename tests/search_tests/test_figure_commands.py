@@ -10,11 +10,8 @@ from search.cli import run_command
 from search.commands import figures
 from search.report import ORDER, report, winner_in_words
 from search.source import StudyData
-from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
-
-
 from search.space import NAMED_SPACES
-from tests.search_tests.sample_study import sample_study, sample_trials
+from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
 from trials.transfer import dump
 
 

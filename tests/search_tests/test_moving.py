@@ -14,7 +14,7 @@ import pytest
 
 from model.config import TrialConfig
 from search.derivation import SETTINGS, TOGETHER, named_settings
-from search.enqueue import complete, enqueue, retry
+from search.enqueue import complete, enqueue, resume, retry
 from search.final import final_spec
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
@@ -22,7 +22,7 @@ from search.repeat import repeat_command
 from search.source import StudyData
 from search.space import NAMED_SPACES, Space, parse_assignment
 from tests.search_tests.sample_study import sample_study, sample_trials
-from trials.errors import SchemaVersionError, StoreUnavailableError
+from trials.errors import IllegalTransitionError, SchemaVersionError, StoreUnavailableError
 from trials.memory_store import MemoryStore
 from trials.store import LOG, NewTrial, WorkerInfo
 from trials.study import StudySpec, StudyState
@@ -156,6 +156,31 @@ def test_a_failed_trial_is_retried_in_a_finished_study_if_that_would_go_on():
         else:
             with pytest.raises(ValueError, match=why):
                 retry(store, "s", 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (
+            {"max_trials": 1},
+            r"all 1 trials have finished\); give it a larger budget first",
+        ),
+        ({"max_trials": 9, "until_loss": 1.0}, r"stopped: loss 0.5 has reached 1"),
+        ({"max_trials": 9}, None),
+    ],
+)
+def test_a_finished_study_is_resumed_if_there_is_something_to_do(limits, why):
+    store = MemoryStore()
+    store.create_study(dataclasses.replace(SPEC, **limits))
+    enqueue(store, "s", GIVEN)
+    store.finish(store.reserve("s", "w", "h", "t").claim, Outcome(TrialState.COMPLETE, 0.5))
+    store.set_study_state("s", StudyState.COMPLETE)
+    if why is None:
+        assert resume(store, "s", "by hand").state is StudyState.ACTIVE
+    else:
+        with pytest.raises(IllegalTransitionError, match=f"would end again at once .{why}"):
+            resume(store, "s", "by hand")
+        assert store.get_study("s").state is StudyState.COMPLETE
 
 
 class Completing(MemoryStore):
