@@ -35,6 +35,8 @@ START_S = 60.0
 STOP_S = 20.0
 POLL_S = 0.05
 LEAST_ROOM_BYTES = 2**25
+KEPT_LOGS = 3
+"""Of earlier servers."""
 ANSWER_S = 10.0
 PING_MS = 500
 LONGEST_SOCKET = 100
@@ -287,9 +289,15 @@ class _Folder:
             self.socket_note.write_text(f"{tempfile.mkdtemp(prefix='larnn-')}/mongod.sock\n")
         return self.socket()
 
+    def _drop_old_logs(self) -> None:
+        """Every start of a mongod puts the log before it aside, under its time."""
+        for old in sorted(self.path.glob(f"{self.log.name}.*"))[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
+
     def start(self) -> None:
         program = find_mongod()
         try:
+            self._drop_old_logs()
             socket = self._place_socket()
         except OSError as error:
             raise self.unwritable(error) from error

@@ -90,6 +90,15 @@ def test_data_outlive_the_server_and_nested_uses_share_it(state_dir: Path) -> No
         assert store.get_study("s").name == "s"
 
 
+def test_the_latest_logs_of_earlier_servers_are_kept(state_dir: Path) -> None:
+    state_dir.mkdir()
+    for day in range(1, 7):
+        (state_dir / f"mongod.log.2026-01-{day:02d}T00-00-00").touch()
+    with embedded.embedded_server(state_dir):
+        found = sorted(path.name for path in state_dir.glob("mongod.log*"))
+    assert found == ["mongod.log", *(f"mongod.log.2026-01-{day:02d}T00-00-00" for day in (4, 5, 6))]
+
+
 def test_processes_that_start_at_once_share_one_server_until_the_last_leaves(
     state_dir: Path,
 ) -> None:
