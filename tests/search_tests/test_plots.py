@@ -12,6 +12,7 @@ from search import importance, plots, results
 from search.parameter import Parameter
 from search.space import Space
 from tests.search_tests.sample_study import ROWS, START, sample_study, sample_trials
+from trials.trial import TrialState
 
 SPACE = Space.from_dict(sample_study().spec.space)
 
@@ -201,9 +202,36 @@ def test_parallel_lines_break_at_settings_without_a_value():
 
 def test_timeline_has_a_lane_a_slot():
     axes = drawn("timeline", sample_trials(60)).axes[0]
-    assert axes.get_title(loc="left").startswith("4 slots")
+    assert axes.get_title(loc="left").startswith("Up to 4 trials at a time; ")
     lanes = [label.get_text() for label in axes.get_yticklabels()]
     assert lanes == ["ares-4711-k3", "slot 2", "boreas-902-x7", "slot 2"]
+
+
+def sittings():
+    """Two workers for a minute, an hour's pause, one other for two; half a minute idle in all."""
+    runs = [("b", 0, 60), ("c", 0, 30), ("a", 3660, 3720), ("a", 3720, 3780), ("d", 3660, 3780)]
+    return [
+        dataclasses.replace(
+            trial,
+            worker=worker,
+            state=TrialState.COMPLETE,
+            started_at=START + timedelta(seconds=begin),
+            finished_at=START + timedelta(seconds=end),
+        )
+        for trial, (worker, begin, end) in zip(sample_trials(5), runs, strict=True)
+    ]
+
+
+def test_pauses_between_sittings_count_as_nobodys_idleness():
+    axes = drawn("timeline", sittings()).axes[0]
+    assert axes.get_title(loc="left") == "Up to 2 trials at a time; 92% busy while any ran"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c", "a", "d"]
+    assert axes.get_xlabel() == "time in which any trial ran (min)"
+    assert max(bar.get_x() + bar.get_width() for bar in axes.patches) == pytest.approx(3)
+    axes = drawn("throughput", sittings()).axes[0]
+    assert axes.get_title(loc="left").startswith("1.67 trials a minute while any ran; half")
+    for kind in ("timeline", "throughput"):
+        assert "pause (1)" in words(drawn(kind, sittings()))
 
 
 def test_curves_of_pruned_trials_end_in_a_mark():
