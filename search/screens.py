@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +14,7 @@ from search.parameter import Parameter
 from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
+from search.tables import print_cut, print_rich, table
 from search.text import format_duration, format_value
 from trials.study import Counts, Study
 from trials.trial import BUDGET_STATES, Trial
@@ -25,51 +24,9 @@ if TYPE_CHECKING:
     from search.answer import Answer
 
 
-PIPE_WIDTH = 400
-"""Columns of a pipe or file: nothing is cut there."""
-
-
-def print_rich(*parts: RenderableType) -> None:
-    """Print to standard output, coloured where it is a terminal; lines of a pipe are not cut."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    for part in parts:
-        console.print(part)
-
-
-def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; columns whose name begins with ``>`` are aligned to the right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    for name in columns:
-        right = name.startswith(">")
-        made.add_column(name.removeprefix(">"), justify="right" if right else "left")
-    return made
-
-
 def accuracy(value: Any) -> str:
     """A share as per cent; ``-`` where there is none."""
     return f"{100 * value:.2f} %" if isinstance(value, float) else "-"
-
-
-def trial_table(study: Study, trials: Iterable[Trial]) -> Table:
-    """One row a trial: what it reached, and its searched settings in real values."""
-    rows = [(trial, searched_settings(study, trial)) for trial in trials]
-    names = list(dict.fromkeys(name for _, settings in rows for name in settings))
-    accuracies = any("validation_accuracy" in trial.result for trial, _ in rows)
-    columns = [">trial", "state", ">loss", *([">validation"] if accuracies else []), ">time"]
-    made = table(*columns, *(name.replace("_", " ") for name in names))
-    for trial, settings in rows:
-        reached = [accuracy(trial.result.get("validation_accuracy"))] if accuracies else []
-        made.add_row(
-            str(trial.number),
-            str(trial.state),
-            format_value(trial.loss),
-            *reached,
-            format_duration(duration_s(trial)),
-            *(format_value(settings.get(name)) for name in names),
-        )
-    return made
 
 
 def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
@@ -108,7 +65,7 @@ def print_answer(answer: Answer) -> None:
     if trial is None:
         print_rich(Text(f"Study {name} has no COMPLETE trial: {counted or 'no trial ran'}."))
         return
-    print_rich(settings_table(answer.study, answer.ranked, f"The best of study {name}"))
+    print_best(answer.study, answer.ranked)
     if "validation_accuracy" in trial.result:
         print_rich(
             Text(f"Winner: trial {trial.number}"),
@@ -154,7 +111,7 @@ def print_studies(rows: Sequence[tuple[Study, Counts]]) -> None:
     if not rows:
         print_rich(Text("No study yet. Start one: larnn-search run --study NAME"))
         return
-    made = table("study", "state", "space", "data", ">trials", "by state", "created (UTC)")
+    made = table("study", "state", "space", "data", ">trials", "~by state", "created (UTC)")
     for study, counts in rows:
         finished = sum(counts[state] for state in BUDGET_STATES)
         made.add_row(
@@ -170,20 +127,38 @@ def print_studies(rows: Sequence[tuple[Study, Counts]]) -> None:
 
 
 def print_trials(study: Study, trials: Sequence[Trial]) -> None:
-    """One row a trial, by number."""
-    print_rich(trial_table(study, trials) if trials else Text(f"Study {study.name}: no such trial"))
+    """One row a trial, by number: what it reached, and its searched settings in real values."""
+    if not trials:
+        print_rich(Text(f"Study {study.name}: no such trial"))
+        return
+    rows = [(trial, searched_settings(study, trial)) for trial in trials]
+    names = list(dict.fromkeys(name for _, settings in rows for name in settings))
+    accuracies = any("validation_accuracy" in trial.result for trial, _ in rows)
+    columns = [">trial", "state", ">loss", *([">validation"] if accuracies else []), ">time"]
+    made = table(*columns, *(name.replace("_", " ") for name in names))
+    for trial, settings in rows:
+        reached = [accuracy(trial.result.get("validation_accuracy"))] if accuracies else []
+        made.add_row(
+            str(trial.number),
+            str(trial.state),
+            format_value(trial.loss),
+            *reached,
+            format_duration(duration_s(trial)),
+            *(format_value(settings.get(name)) for name in names),
+        )
+    print_cut(made, keep=len(columns))
 
 
 def print_best(study: Study, ranked: Sequence[Ranked]) -> None:
     """The best settings side by side, in real values, and what all trials share."""
-    print_rich(settings_table(study, ranked, f"The best of study {study.name}"))
+    print_cut(settings_table(study, ranked, f"The best of study {study.name}"), keep=2)
     if shared := shared_settings(study):
         print_rich(_pins(shared))
 
 
 def print_trial(study: Study, trial: Trial) -> None:
     """Everything about one trial."""
-    facts = table("", "", title=f"Study {study.name}, trial {trial.number}: {trial.state}")
+    facts = table("", "~", title=f"Study {study.name}, trial {trial.number}: {trial.state}")
     for name, value in {
         "loss": format_value(trial.loss),
         "attempts": f"{trial.attempt} ({trial.retries} counted as retries)",
@@ -200,7 +175,7 @@ def print_trial(study: Study, trial: Trial) -> None:
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         if name != "seed":
             facts.add_row(name.replace("_", " "), format_value(value))
-    settings = table("parameter", "value", "meaning", title="Parameters, as trained")
+    settings = table("parameter", "~value", "~meaning", title="Parameters, as trained")
     for name, value in trial.params.items():
         settings.add_row(name, format_value(value), meaning(name))
     print_rich(facts, settings)
@@ -222,7 +197,9 @@ def _reports(trial: Trial) -> Table:
 
 def print_datasets(cards: Sequence[DatasetInfo]) -> None:
     """One row a data set."""
-    made = table("data set", "what", ">sequences", "shape [T,F]", ">classes", ">people", "here", "")
+    made = table(
+        "data set", "~what", ">sequences", "shape [T,F]", ">classes", ">people", "here", "~"
+    )
     for card in cards:
         shape = None if card.steps is None else f"[{card.steps}, {card.channels}]"
         made.add_row(
@@ -240,7 +217,7 @@ def print_datasets(cards: Sequence[DatasetInfo]) -> None:
 
 def print_spaces(spaces: Sequence[Space]) -> None:
     """One row a space."""
-    made = table("space", "what", "searched")
+    made = table("space", "~what", "~searched")
     for space in spaces:
         made.add_row(space.name, space.doc, ", ".join(row.name for row in space.rows))
     print_rich(made, Text("larnn-search spaces NAME shows the ranges of one."))
@@ -248,7 +225,9 @@ def print_spaces(spaces: Sequence[Space]) -> None:
 
 def print_space(space: Space) -> None:
     """The ranges of one space, and what it fixes."""
-    made = table("parameter", "values", "sampled", "when", "meaning", title=f"Space {space.name}")
+    made = table(
+        "parameter", "~values", "~sampled", "~when", "~meaning", title=f"Space {space.name}"
+    )
     derivation = DERIVATIONS.get(space.derive or "")
     meanings = derivation.meanings if derivation else {}
     for row in space.rows:

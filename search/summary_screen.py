@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.screens import accuracy, print_rich, table
+from search.screens import accuracy
+from search.tables import print_rich, table
 from search.text import format_value
 
 PEOPLE = {

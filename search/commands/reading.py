@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 @json_option
 def status(study: str | None, watch: bool, mongo: str | None, as_json: bool) -> None:
     """How a study is doing (by default the latest): trials by state, best so far, workers."""
-    from search.screens import print_rich
     from search.snapshot import take_snapshot
+    from search.tables import print_rich
 
     with opened(mongo) as store:
         name = study or _latest(store.list_studies())

@@ -1,18 +1,90 @@
-"""What reading commands print for people."""
+"""What reading commands print for people, in terminals of any width and in pipes."""
 
 import dataclasses
+import re
 
 import pytest
+from rich.text import Text
 
-from search.screens import print_trial
+from search.compare import compare
+from search.results import best
+from search.screens import print_best, print_comparison, print_trial, print_trials
+from search.source import StudyData
+from search.tables import print_rich, table
 from tests.search_tests.sample_study import sample_study, sample_trials
 
 STUDY = sample_study()
+PIPE = None
+
+
+@pytest.fixture
+def screen(capsys, monkeypatch):
+    """The lines that a terminal of so many columns shows, or a pipe."""
+
+    def shown(width, show, *args):
+        with monkeypatch.context() as patch:
+            if width is not PIPE:
+                for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": width}.items():
+                    patch.setenv(name, str(value))
+            show(*args)
+        text = Text.from_ansi(capsys.readouterr().out).plain
+        assert "…" not in text
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    return shown
+
+
+def cells(line):
+    return re.split(r"\s{2,}", line)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_trials_drop_settings_that_do_not_fit_and_say_how_many(width, screen):
+    whole = [cells(line) for line in screen(PIPE, print_trials, STUDY, sample_trials(3))]
+    lines = screen(width, print_trials, STUDY, sample_trials(3))
+    head, _, *rows = [cells(line) for line in lines[: len(whole)]]
+    assert head[:5] == ["trial", "state", "loss", "validation", "time"]
+    assert rows == [row[: len(head)] for row in whole[2:]]
+    assert (len(head) == 5) == (width == 40)
+    assert width == 40 or max(map(len, lines)) <= width
+    told = " ".join(lines[len(whole) :])
+    assert told.startswith(f"Columns left out: {len(whole[0]) - len(head)}. A wider terminal")
+
+
+def test_the_best_drop_what_settings_mean_and_then_the_last_trials(screen):
+    ranked = best(sample_trials(), 5)
+    _, head, *whole = screen(PIPE, print_best, STUDY, ranked)
+    assert cells(head) == [*(f"trial {trial.number}" for trial in ranked), "meaning"]
+    for width, kept in {150: 6, 80: 5, 60: 3, 20: 1}.items():
+        _, narrow, *rest = screen(width, print_best, STUDY, ranked)
+        assert cells(narrow) == cells(head)[:kept]
+        told = " ".join(rest[len(whole) :])
+        assert told.startswith(f"Columns left out: {6 - kept}." if kept < 6 else "")
+
+
+def test_a_comparison_goes_on_below_with_the_studies_named_again(screen):
+    rows = compare([StudyData(STUDY, tuple(sample_trials(20)))])
+    (head, _, row, *_) = screen(PIPE, print_comparison, rows)
+    lines = screen(80, print_comparison, rows)
+    first, second = (slice(at, at + 3) for at in (0, 3))
+    for whole, at in ((head, 0), (row, 2)):
+        (name, *above), (again, *below) = cells(lines[first][at]), cells(lines[second][at])
+        assert [name, *above, *below] == cells(whole)
+        assert again == name
+
+
+def test_text_wraps_and_what_is_wider_than_the_terminal_is_shown_all_the_same(screen):
+    made = table("name", "~prose", ">number")
+    made.add_row(
+        "a-name-that-nobody-cuts", "several words that may stand below each other", "123456"
+    )
+    told = " ".join(screen(30, print_rich, made))
+    for word in ("a-name-that-nobody-cuts", "several words", "below each", "123456"):
+        assert word in told
 
 
 @pytest.mark.parametrize("params", [{}, {"seed": 3}])
-def test_a_trial_shows_one_seed_the_one_that_trains(params, capsys):
+def test_a_trial_shows_one_seed_the_one_that_trains(params, screen):
     trial = dataclasses.replace(sample_trials(1)[0], params=params, seed=579)
-    print_trial(STUDY, trial)
-    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
-    assert [row for row in rows if row[:1] == ["seed"]] == [["seed", str(params.get("seed", 579))]]
+    rows = [line.split()[:2] for line in screen(PIPE, print_trial, STUDY, trial)]
+    assert [row for row in rows if row[0] == "seed"] == [["seed", str(params.get("seed", 579))]]
