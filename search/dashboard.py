@@ -168,8 +168,7 @@ class Pages:
         with self._drawing[name, kind]:
             known, picture = self._drawn.get((name, kind), (None, b""))
             if known != version:
-                data = from_store(self._store, name)
-                figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
+                figure = plots.draw(kind, from_store(self._store, name))
                 target = io.BytesIO()
                 plots.write_figure(figure, target, "png")
                 picture = target.getvalue()

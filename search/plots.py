@@ -15,6 +15,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from search.compare import is_search
 from search.plot_effects import choice_distributions
 from search.plot_forest import (
     effects_figure,
@@ -32,6 +33,7 @@ from search.plot_settings import (
 )
 from search.plot_style import STYLE, EmptyFigure, settings_lock
 from search.plot_workers import throughput, worker_timeline
+from search.source import StudyData
 from search.space import Space
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "best_loss_over_trials",
     "check_file_type",
     "choice_distributions",
+    "draw",
     "effects_figure",
     "importance_figure",
     "interactions_figure",
@@ -66,6 +69,8 @@ class Kind:
     doc: str
     draw: Callable[[pd.DataFrame, pd.DataFrame, Space], Figure]
     """From `trials_frame`, `reports_frame` and the study's space."""
+    weighs: bool = False
+    """Whether it tells what searched settings do; in a ranking or final nothing is searched."""
 
 
 KINDS: dict[str, Kind] = {
@@ -79,6 +84,7 @@ KINDS: dict[str, Kind] = {
     "settings": Kind(
         "loss against each searched setting",
         lambda trials, reports, space: loss_against_settings(trials, space),
+        weighs=True,
     ),
     "curves": Kind(
         "learning curves, pruned ones marked",
@@ -87,26 +93,32 @@ KINDS: dict[str, Kind] = {
     "window-heads": Kind(
         "least loss by window size and number of heads",
         lambda trials, reports, space: window_heads_heatmap(trials),
+        weighs=True,
     ),
     "parallel": Kind(
         "all settings of all trials side by side",
         lambda trials, reports, space: parallel_coordinates(trials, space),
+        weighs=True,
     ),
     "choices": Kind(
         "loss by activation, layers and other choices, with intervals",
         lambda trials, reports, space: choice_distributions(trials, space),
+        weighs=True,
     ),
     "importance": Kind(
         "share of the loss' variation that each setting explains",
         lambda trials, reports, space: importance_figure(trials, space),
+        weighs=True,
     ),
     "effects": Kind(
         "loss to expect of each value of a setting, the others varied",
         lambda trials, reports, space: effects_figure(trials, space),
+        weighs=True,
     ),
     "interactions": Kind(
         "pairs of settings that matter together, the strongest as a map",
         lambda trials, reports, space: interactions_figure(trials, space),
+        weighs=True,
     ),
     "throughput": Kind(
         "trials finished over time", lambda trials, reports, space: throughput(trials)
@@ -115,6 +127,15 @@ KINDS: dict[str, Kind] = {
         "what each worker ran when", lambda trials, reports, space: worker_timeline(trials)
     ),
 }
+
+
+def draw(kind: str, data: StudyData) -> Figure:
+    """One of `KINDS` of a study; an `EmptyFigure` where it has nothing to show."""
+    asked = KINDS[kind]
+    if asked.weighs and not is_search(data):
+        name = data.study.name
+        return EmptyFigure(f"{name} trains what a search chose; see larnn-search summary {name}")
+    return asked.draw(data.frame, data.reports, data.space)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

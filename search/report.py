@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from search import plots, results
 from search.launch import JUDGING_OBJECTIVE
@@ -30,13 +31,15 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
 
     Args:
         data: The study.
-        kinds: Which of `search.plots.KINDS`, in this order.
+        kinds: Which of `search.plots.KINDS`, in this order; those with nothing to show are left
+            out.
     """
     environment = Environment(
         loader=PackageLoader("search", "pages"), autoescape=True, undefined=StrictUndefined
     )
     style = environment.get_template("style.css").render()
-    figures = [(plots.KINDS[kind].doc, _inline(data, kind)) for kind in kinds]
+    drawn = ((plots.KINDS[kind].doc, plots.draw(kind, data)) for kind in kinds)
+    figures = [(doc, _inline(one)) for doc, one in drawn if not isinstance(one, plots.EmptyFigure)]
     return environment.get_template("report.html").render(
         study=data.study,
         facts=facts(data),
@@ -118,9 +121,8 @@ def _ranking(data: StudyData) -> dict[str, Any]:
     return {"head": head, "rows": [row(*pair) for pair in zip(first, settings, strict=True)]}
 
 
-def _inline(data: StudyData, kind: str) -> str:
+def _inline(figure: Figure) -> str:
     """A figure as a data URI."""
     picture = io.BytesIO()
-    figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
     plots.write_figure(figure, picture, "png")
     return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()

@@ -38,7 +38,7 @@ def plot(study: str, kind: str, output: Path, mongo: str | None) -> None:
     with mistakes():
         plots.check_file_type(output)
     data = read_data(study, mongo)
-    figure = plots.KINDS[kind].draw(data.frame, data.reports, data.space)
+    figure = plots.draw(kind, data)
     if isinstance(figure, plots.EmptyFigure):
         raise click.ClickException(f"nothing to show: {figure.reason}")
     with writing(output):

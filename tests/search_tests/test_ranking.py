@@ -87,3 +87,14 @@ def test_a_report_tells_what_all_trials_share():
         spec=dataclasses.replace(STUDY.spec, space={**STUDY.spec.space, "fixed": {"cell": "lstm"}}),
     )
     assert ("fixed", "cell lstm, data har, epochs 12") in facts(StudyData(study, ()))
+
+
+def test_what_settings_do_is_not_asked_of_a_ranking(tmp_path, capsys):
+    figure, page = tmp_path / "figure.png", tmp_path / "page.html"
+    assert run_command(["plot", str(RANKING), "importance", "-o", str(figure)]) == 1
+    assert "har-larnn-2-rank trains what a search chose; see larnn-search summary" in (
+        capsys.readouterr().err
+    )
+    assert not figure.exists()
+    assert run_command(["report", str(RANKING), "-o", str(page)]) == 0
+    assert page.read_text().count("<figure>") == 4  # best, curves, timeline, throughput
