@@ -10,7 +10,7 @@ from rich.console import Console
 from search.live import LiveView
 from search.live_screen import render
 from search.plain_lines import PlainLines, summary
-from search.results import best
+from search.ranking import ranked
 from search.snapshot import LOOK_BACK, Snapshot, StudyFollower, take_snapshot
 from search.text import format_duration, format_value, sparkline
 from tests.search_tests.sample_study import WORKERS, sample_study, sample_trials
@@ -43,7 +43,7 @@ def sample_snapshot(**changes):
     values = {
         "study": sample_study(),
         "counts": {**counts, TrialState.WAITING: 2},
-        "best": best(trials, 1)[0],
+        "best": ranked(sample_study(), trials)[0].trial,
         "running": running,
         "workers": workers,
         "newly_finished": (),

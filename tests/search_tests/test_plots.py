@@ -10,6 +10,7 @@ import pytest
 
 from search import importance, plots, results
 from search.parameter import Parameter
+from search.ranking import ranked
 from search.space import Space
 from tests.search_tests.sample_study import ROWS, START, sample_study, sample_trials
 from trials.trial import TrialState
@@ -87,7 +88,7 @@ def test_best_line_is_the_running_minimum_of_complete_trials():
     expected = np.minimum.accumulate([trial.loss for trial in complete])
     assert list(line.get_xdata()[:-1]) == [trial.number for trial in complete]
     np.testing.assert_allclose(line.get_ydata()[:-1], expected)
-    winner = results.best(trials, 1)[0]
+    winner = ranked(sample_study(), trials)[0].trial
     assert f"trial {winner.number}: {winner.loss:.4g}" in words(figure)
 
 
@@ -181,7 +182,7 @@ def test_heat_map_shows_the_least_loss_and_the_trials_of_each_cell():
     cells = [text for text in words(drawn("window-heads", trials)) if "\nn=" in text]
     assert sum(int(cell.split("n=")[1]) for cell in cells) == len(trials)
     assert min(float(cell.split("\n")[0]) for cell in cells) == pytest.approx(
-        results.best(trials, 1)[0].loss, rel=0.01
+        ranked(sample_study(), trials)[0].trial.loss, rel=0.01
     )
 
 

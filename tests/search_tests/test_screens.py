@@ -7,7 +7,7 @@ import pytest
 from rich.text import Text
 
 from search.compare import compare
-from search.results import best
+from search.ranking import ranked
 from search.screens import print_best, print_comparison, print_trial, print_trials
 from search.source import StudyData
 from search.tables import print_rich, table
@@ -52,11 +52,11 @@ def test_trials_drop_settings_that_do_not_fit_and_say_how_many(width, screen):
 
 
 def test_the_best_drop_what_settings_mean_and_then_the_last_trials(screen):
-    ranked = best(sample_trials(), 5)
-    _, head, *whole = screen(PIPE, print_best, STUDY, ranked)
-    assert cells(head) == [*(f"trial {trial.number}" for trial in ranked), "meaning"]
+    best = ranked(STUDY, sample_trials())[:5]
+    _, head, *whole = screen(PIPE, print_best, STUDY, best)
+    assert cells(head) == [*(f"trial {one.trial.number}" for one in best), "meaning"]
     for width, kept in {150: 6, 80: 5, 60: 3, 20: 1}.items():
-        _, narrow, *rest = screen(width, print_best, STUDY, ranked)
+        _, narrow, *rest = screen(width, print_best, STUDY, best)
         assert cells(narrow) == cells(head)[:kept]
         told = " ".join(rest[len(whole) :])
         assert told.startswith(f"Columns left out: {6 - kept}." if kept < 6 else "")
