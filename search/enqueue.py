@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 from model.config import TrialConfig
 from model.words import did_you_mean
 from search.derivation import DERIVATIONS
-from search.ending import loss_of, reason_to_end
+from search.ending import reason_to_end
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
+from search.ranking import ranked
 from search.space import Space
 from search.study_view import ended_at
 from trials.errors import IllegalTransitionError, LeaseLostError
@@ -196,9 +196,8 @@ def _point(found: object, searched: Container[str]) -> dict[str, Any] | None:
 
 
 def _best_of_export(text: str) -> list[dict[str, Any]]:
-    _, trials = parse(text.splitlines())
-    best = min(trials, key=loss_of, default=None)
-    return [] if best is None or not math.isfinite(loss_of(best)) else [{"params": best.params}]
+    study, trials = parse(text.splitlines())
+    return [{"params": one.trial.params} for one in ranked(study, trials)[:1]]
 
 
 # -- what fits a study -----------------------------------------------------------------------------

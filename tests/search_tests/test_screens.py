@@ -58,8 +58,8 @@ def test_the_best_drop_what_settings_mean_and_then_the_last_trials(screen):
     for width, kept in {150: 6, 80: 5, 60: 3, 20: 1}.items():
         _, narrow, *rest = screen(width, print_best, STUDY, best)
         assert cells(narrow) == cells(head)[:kept]
-        told = " ".join(rest[len(whole) :])
-        assert told.startswith(f"Columns left out: {6 - kept}." if kept < 6 else "")
+        told = " ".join(rest[len(whole) - 1 :])  # the line of what is fixed follows
+        assert told.startswith(f"Columns left out: {6 - kept}." if kept < 6 else "Fixed: data=har")
 
 
 def test_a_comparison_goes_on_below_with_the_studies_named_again(screen):

@@ -12,6 +12,7 @@ from search.enqueue import add_points, complete_points
 from search.feeder import Feeder
 from search.history import in_common, other_trials
 from search.parameter import Parameter
+from search.ranking import Ranked
 from search.results import to_json_row, to_json_rows
 from search.space import NAMED_SPACES, Space
 from search.suggest import STARTUP_TRIALS, Suggester
@@ -167,7 +168,7 @@ def test_points_are_read_as_commands_print_them(tmp_path):
     store = store_with(LINE, [({**elsewhere, "rate": 0.2}, 2.0), (elsewhere, 1.0)])
     trials = store.list_trials("other")
     study = store.get_study("other")
-    run_line = Answer(study, (trials[1],), {}).to_json()
+    run_line = Answer(study, (Ranked((trials[1],)),), {}).to_json()
     for content in (
         POINT,
         [POINT, POINT],
