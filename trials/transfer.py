@@ -111,7 +111,7 @@ def parse(lines: Iterable[str]) -> tuple[Study, list[Trial]]:
             else:
                 trials.append(decode_trial(_completed(document)))
         except BrokenDocumentError as error:
-            raise InvalidValueError(f"line {number} is no exported study: {error}") from error
+            raise InvalidValueError(f"line {number} does not read: {error}") from error
     if study is None:
         raise InvalidValueError("an exported study begins with a line for the study, found none")
     check_whole(study, trials)

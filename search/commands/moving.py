@@ -122,18 +122,13 @@ def _read_studies(path: Path) -> list[tuple[Study, list[Trial]]]:
     Raises:
         ValueError: If there are none; says why.
     """
-    from search import author_trials
+    from search import author_trials, source
     from trials.clock import utc_now
-    from trials.errors import InvalidValueError
-    from trials.transfer import parse
 
     if path.is_dir():
         return [*author_trials.read(path, utc_now())]
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return [parse(lines)]
-    except (InvalidValueError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    found = source.from_file(path)
+    return [(found.study, [*found.trials])]
 
 
 def _renamed(found: list[tuple[Study, list[Trial]]], name: str) -> tuple[Study, list[Trial]]:

@@ -299,7 +299,9 @@ def test_what_cannot_be_exported_or_imported_is_said(database, larnn, tmp_path, 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install pyarrow" in larnn("export", "s", "-o", "s.parquet", status=2)
     (tmp_path / "broken.jsonl").write_text("number,loss\n1,2\n")
-    assert "broken.jsonl: line 1" in larnn("import", tmp_path / "broken.jsonl", status=2)
+    assert "broken.jsonl is no exported study: line 1 does not read" in larnn(
+        "import", tmp_path / "broken.jsonl", status=2
+    )
     (tmp_path / "empty").mkdir()
     assert "no results_round_1" in larnn("import", tmp_path / "empty", status=2)
 
