@@ -168,8 +168,8 @@ def comparison(data: StudyData) -> list[dict[str, Any]]:
                 "trainings": len(space["seed"].choices),
                 "losses": list(losses.values()),
                 "accuracies": accuracies,
-                **_mean("loss", list(losses.values())),
-                **_mean("accuracy", accuracies),
+                **_mean("loss", list(losses.values()), low=0.0),
+                **_mean("accuracy", accuracies, low=0.0, high=1.0),
                 **_mean("difference", paired if rows else []),
                 "parameters": trials[0].result.get("num_parameters") if trials else None,
             }
@@ -177,13 +177,15 @@ def comparison(data: StudyData) -> list[dict[str, Any]]:
     return rows
 
 
-def _mean(name: str, values: Sequence[float]) -> dict[str, Any]:
-    """Mean and, of at least two values, its 95 % interval."""
+def _mean(
+    name: str, values: Sequence[float], *, low: float = -math.inf, high: float = math.inf
+) -> dict[str, Any]:
+    """Mean and, of at least two values, its 95 % interval, cut to what is possible."""
     told: NDArray[np.float64] = np.array(values)
     if not len(told):
         return {f"{name}_mean": None, f"{name}_interval": None}
     mean, interval = float(told.mean()), None
     if len(told) > 1:
         reach = stats.t.ppf(0.975, len(told) - 1) * told.std(ddof=1) / np.sqrt(len(told))
-        interval = (mean - float(reach), mean + float(reach))
+        interval = (max(low, mean - float(reach)), min(high, mean + float(reach)))
     return {f"{name}_mean": mean, f"{name}_interval": interval}

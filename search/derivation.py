@@ -73,6 +73,13 @@ def _fold(params: dict[str, Any], space: Space) -> dict[str, Any]:
     return {**rest, SETTINGS: choice}
 
 
+def label_of(params: Mapping[str, Any], space: Space) -> str | None:
+    """The name under which a space of settings that train together was given these; else None."""
+    if space.derive != TOGETHER:
+        return None
+    return read_settings(str(_fold(dict(params), space)[SETTINGS]))[0]
+
+
 TOGETHER = "settings_together"
 DERIVATIONS: Mapping[str, Derivation] = {
     "head_size_from_hidden_size": Derivation(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from search.derivation import DERIVATIONS
+from search.derivation import DERIVATIONS, label_of
 from search.parameter import Parameter
 from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
@@ -34,6 +34,9 @@ def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
     trials = [one.trial for one in ranked]
     made = table("", *(f">trial {trial.number}" for trial in trials), "meaning", title=title)
     mean = "mean " if any(one.seeds > 1 for one in ranked) else ""
+    space = Space.from_dict(study.spec.space)
+    if any(labels := [label_of(trial.params, space) for trial in trials]):
+        made.add_row("settings", *map(str, labels))
     if mean:
         made.add_row("seeds", *(str(one.seeds) for one in ranked))
     made.add_row(f"{mean}loss", *(format_value(one.loss) for one in ranked))

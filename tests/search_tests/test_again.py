@@ -109,13 +109,15 @@ def test_a_comparison_is_right_about_numbers_that_are_known():
     first, second = comparison(found)
     assert (first["settings"], second["settings"]) == ("as chosen", "norm=layer")
     assert first["loss_mean"] == pytest.approx(0.2)
-    # Student's t with 2 degrees of freedom: 4.3027 standard errors of 0.1 / sqrt(3)
-    assert first["loss_interval"] == pytest.approx((0.2 - 0.2484, 0.2 + 0.2484), abs=1e-4)
+    # Student's t with 2 degrees of freedom: 4.3027 standard errors of 0.1 / sqrt(3), but no less
+    # than 0
+    assert first["loss_interval"] == pytest.approx((0, 0.2 + 0.2484), abs=1e-4)
     assert (first["difference_mean"], first["difference_interval"]) == (None, None)
     assert (len(second["losses"]), second["trainings"]) == (2, 3)  # one diverged
     assert second["difference_mean"] == pytest.approx(0.15)
     assert second["difference_interval"] == pytest.approx((0.15 - 0.6353, 0.15 + 0.6353), abs=1e-4)
     assert second["accuracy_mean"] == pytest.approx(0.7)
+    assert second["accuracy_interval"][1] == 1
 
 
 @pytest.mark.parametrize(

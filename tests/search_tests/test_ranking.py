@@ -78,6 +78,7 @@ def test_every_command_names_the_same_winner_of_a_ranking(capsys):
     shown = capsys.readouterr().out
     assert re.search(r"mean loss +0.1308 +0.1468 +0.1525", shown)
     assert re.search(r"seeds +3 +3 +3", shown)
+    assert re.search(r"settings +trial 31 +trial 33 +trial 41", shown)
     assert "Fixed: keep=last dropout_on=output augmentation=rotate" in shown
 
 
