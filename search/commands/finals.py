@@ -219,13 +219,14 @@ def _train(
     """
     from search.source import from_store
     from trials.devices import detect_slots
+    from trials.trial import TrialState
 
     detect_slots(device=where["device"])
     made = store.create_study(spec)
     carry_out(store, made, output / made.name, ahead=None, **where)
     done = from_store(store, made.name)
     _show([done], as_json)
-    if done.best is None:
+    if not any(trial.state is TrialState.COMPLETE for trial in done.trials):
         raise click.ClickException(
             f"study {made.name} has no COMPLETE trial; see larnn-search trials {made.name}"
         )

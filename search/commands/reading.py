@@ -167,7 +167,8 @@ def best(
         first = ranked(found, store.list_trials(name, with_reports=False))[:count]
         if not first:
             raise click.ClickException(
-                f"study {name} has no COMPLETE trial yet; see larnn-search trials {study}"
+                f"study {name} has no settings yet of which every training is COMPLETE; see "
+                f"larnn-search trials {study}"
             )
         if folder is not None:
             _save_model(store, found, first[0].trial, folder, study)

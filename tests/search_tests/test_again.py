@@ -139,6 +139,34 @@ def test_a_change_must_change_something():
         ablation_spec(SEARCH, base(LARNN), ["norm=none"], seeds=2, say=print)
 
 
+@pytest.fixture
+def ended(larnn, tmp_path, monkeypatch):
+    """Runs a command on a finished search; trainings come to an end where ``good`` says so."""
+    why = Failure(FailureKind.OUT_OF_MEMORY, "used 3.1 GB of 3 GB", "worker", "host", 1)
+    search = tmp_path / "quick.jsonl"
+    over = dataclasses.replace(SEARCH.study, state=StudyState.COMPLETE)
+    search.write_text("".join(dump(over, SEARCH.trials)))
+    monkeypatch.setattr(finals, "opened", lambda mongo: nullcontext(MemoryStore()))
+    monkeypatch.setattr(finals, "_check_people", lambda *_: None)
+
+    def run(command, good, status):
+        def carry_out(store, study, folder, **_):
+            name = study.name
+            for number in range(study.spec.max_trials):
+                params = {**study.spec.fixed, "seed": number}
+                store.add_trials(name, None, number, [NewTrial(params, number)])
+                trial = store.reserve(name, "worker", "host", f"token {number}")
+                done = Outcome(TrialState.COMPLETE, 0.1, {"judged": "test", "seed": number})
+                failed = Outcome(TrialState.FAILED, failure=why)
+                store.finish(trial.claim, done if good(number) else failed)
+            store.set_study_state(name, StudyState.COMPLETE)
+
+        monkeypatch.setattr(finals, "carry_out", carry_out)
+        return larnn(*command, search, status=status)
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("command", "made"),
     [
@@ -147,24 +175,13 @@ def test_a_change_must_change_something():
         (["final"], "quick-test"),
     ],
 )
-def test_trainings_that_all_fail_are_a_failure(command, made, larnn, tmp_path, monkeypatch):
-    why = Failure(FailureKind.OUT_OF_MEMORY, "used 3.1 GB of 3 GB", "worker", "host", 1)
-
-    def fail(store, study, folder, **_):
-        for number in range(study.spec.max_trials):
-            store.add_trials(made, None, number, [NewTrial({**study.spec.fixed}, number)])
-            trial = store.reserve(made, "worker", "host", f"token {number}")
-            store.finish(trial.claim, Outcome(TrialState.FAILED, failure=why))
-        store.set_study_state(made, StudyState.COMPLETE)
-
-    search = tmp_path / "quick.jsonl"
-    over = dataclasses.replace(SEARCH.study, state=StudyState.COMPLETE)
-    search.write_text("".join(dump(over, SEARCH.trials)))
-    monkeypatch.setattr(finals, "opened", lambda mongo: nullcontext(MemoryStore()))
-    monkeypatch.setattr(finals, "carry_out", fail)
-    monkeypatch.setattr(finals, "_check_people", lambda *_: None)
-    told = larnn(*command, search, status=1)
+def test_trainings_that_all_fail_are_a_failure(command, made, ended):
+    told = ended(command, lambda number: False, status=1)
     assert told.endswith(f"study {made} has no COMPLETE trial; see larnn-search trials {made}\n")
+
+
+def test_a_final_with_one_failure_has_a_result(ended):
+    ended(["final"], lambda number: number > 0, status=0)
 
 
 def test_what_is_trained_again_is_not_compared_as_a_search():

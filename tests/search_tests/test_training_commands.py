@@ -195,8 +195,8 @@ def test_the_best_model_of_a_study_is_saved(searched, larnn, folder):
     assert json.loads((folder / "model" / "config.json").read_text())["seed"] == 11
     assert larnn("predict", "model", "mine.npz").startswith("sequence,class,a,b,c\n0,")
     assert "holds a model already" in larnn("best", "s", "--save", "model", status=2)
-    assert "no COMPLETE trial" in larnn("best", "empty", "--save", "none", status=1)
-    assert "no COMPLETE trial" in larnn("best", "empty", "--save", "none", "--json", status=1)
+    assert "every training is COMPLETE" in larnn("best", "empty", "--save", "none", status=1)
+    assert "every training is COMPLETE" in larnn("best", "empty", "--save", "none", "--json", status=1)
     searched.drop_blobs("s", WEIGHTS, keep=())
     assert "train --from s 0 -o other" in larnn("best", "s", "--save", "other", status=1)
 
