@@ -196,7 +196,9 @@ def test_the_best_model_of_a_study_is_saved(searched, larnn, folder):
     assert larnn("predict", "model", "mine.npz").startswith("sequence,class,a,b,c\n0,")
     assert "holds a model already" in larnn("best", "s", "--save", "model", status=2)
     assert "every training is COMPLETE" in larnn("best", "empty", "--save", "none", status=1)
-    assert "every training is COMPLETE" in larnn("best", "empty", "--save", "none", "--json", status=1)
+    assert "every training is COMPLETE" in larnn(
+        "best", "empty", "--save", "none", "--json", status=1
+    )
     searched.drop_blobs("s", WEIGHTS, keep=())
     assert "train --from s 0 -o other" in larnn("best", "s", "--save", "other", status=1)
 
