@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.again import is_again
-from search.launch import JUDGING_OBJECTIVE
+from search.ending import loss_of
 from search.results import core_hours, shared_settings
 from search.source import StudyData
-from trials.trial import BUDGET_STATES, TrialState
+from trials.trial import TrialState
 
 Interval = tuple[float, float]
 Z95 = 1.959964
@@ -21,7 +21,7 @@ Z95 = 1.959964
 
 def is_search(data: StudyData) -> bool:
     """Whether a study chooses settings; rankings, ablations and finals train chosen ones again."""
-    return data.study.spec.objective != JUDGING_OBJECTIVE and not is_again(data.study)
+    return not data.is_final and not is_again(data.study)
 
 
 def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
@@ -36,12 +36,8 @@ def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
     ``test_accuracy`` is the logged look at the test people, with a 95 % Wilson interval over its
     sequences; sequences of one person resemble each other, so the truth is wider.
     """
-    budget = min(filter(None, map(_finished, studies)), default=0)
+    budget = min((data.finished for data in studies if data.finished), default=0)
     return [_row(data, budget) for data in studies]
-
-
-def _finished(data: StudyData) -> int:
-    return sum(trial.state in BUDGET_STATES for trial in data.trials)
 
 
 def _row(data: StudyData, budget: int) -> dict[str, Any]:
@@ -52,7 +48,7 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
         "study": data.study.name,
         "cell": data.cell,
         "data": shared_settings(data.study).get("data"),
-        "finished": _finished(data),
+        "finished": data.finished,
         "complete": sum(trial.state is TrialState.COMPLETE for trial in data.trials),
         "core_hours": core_hours(data.study, data.trials),
         "best_number": best.number if best else None,
@@ -68,13 +64,11 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
 
 def _expected(data: StudyData, budget: int) -> tuple[float | None, Interval | None]:
     """Mean and 95 % interval of the least of ``budget`` losses drawn from the study's."""
-    finished = [trial for trial in data.trials if trial.state in BUDGET_STATES]
-    complete = (t.loss for t in finished if t.state is TrialState.COMPLETE and t.loss is not None)
-    losses = np.sort([loss for loss in complete if np.isfinite(loss)])
+    losses = np.sort([loss for loss in map(loss_of, data.trials) if np.isfinite(loss)])
     if not len(losses) or not budget:
         return None, None
     # P(least of the draws > losses[i]) = (1 - (i + 1) / n) ** budget
-    left: NDArray[np.float64] = (1 - np.arange(1, len(losses) + 1) / len(finished)) ** budget
+    left: NDArray[np.float64] = (1 - np.arange(1, len(losses) + 1) / data.finished) ** budget
     share = -np.diff(np.append(1.0, left))
     reached = 1 - left
     low, high = (

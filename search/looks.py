@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from search.final import TEST
-from search.launch import JUDGING_OBJECTIVE
 from search.results import to_plain
 from search.source import StudyData
 from trials.trial import TrialState
@@ -26,13 +25,9 @@ def looks(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
     rows = [
         to_plain({"note": "", **row, "study": data.study.name})
         for data in studies
-        for row in (_of_final(data) if _judges(data) else _of_search(data))
+        for row in (_of_final(data) if data.is_final else _of_search(data))
     ]
     return sorted(rows, key=lambda row: (str(row["at"]), row["study"], row["number"]))
-
-
-def _judges(data: StudyData) -> bool:
-    return data.study.spec.objective == JUDGING_OBJECTIVE
 
 
 def _of_search(data: StudyData) -> Iterator[dict[str, Any]]:

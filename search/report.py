@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from search import plots, results
-from search.launch import JUDGING_OBJECTIVE
 from search.ranking import Ranked
 from search.screens import accuracy, meaning
 from search.source import StudyData
@@ -44,8 +43,8 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
         study=data.study,
         facts=facts(data),
         winner=winner_in_words(data),
-        settings=[] if _is_final(data) else _settings(data),
-        ranking={} if _is_final(data) else _ranking(data),
+        settings=[] if data.is_final else _settings(data),
+        ranking={} if data.is_final else _ranking(data),
         figures=figures,
         style=style,
     )
@@ -53,7 +52,7 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
 
 def winner_in_words(data: StudyData) -> str:
     """Which settings won, by how much, and what they are; one paragraph."""
-    if _is_final(data):
+    if data.is_final:
         return f"A final chooses nothing: larnn-search summary {data.study.name} tells its result."
     if not data.ranked:
         return "No trial is complete yet."
@@ -70,10 +69,6 @@ def winner_in_words(data: StudyData) -> str:
     settings = _searched(data, first)
     listed = ", ".join(f"{name} {format_value(value)}" for name, value in settings.items())
     return f"{told}. Its settings: {listed}."
-
-
-def _is_final(data: StudyData) -> bool:
-    return data.study.spec.objective == JUDGING_OBJECTIVE
 
 
 def _searched(data: StudyData, ranked: Ranked) -> dict[str, Any]:

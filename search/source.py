@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from model.config import ModelConfig
 from search import results
-from search.launch import DEFAULT_OBJECTIVE
+from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
 from search.ranking import Ranked, ranked
 from search.space import Space
 from trials.errors import InvalidValueError
 from trials.store import TrialStore
 from trials.study import Study
-from trials.trial import Trial
+from trials.trial import BUDGET_STATES, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,16 @@ class StudyData:
     def space(self) -> Space:
         """What was searched."""
         return Space.from_dict(self.study.spec.space)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it judges settings on people who took no part, and chooses nothing."""
+        return self.study.spec.objective == JUDGING_OBJECTIVE
+
+    @property
+    def finished(self) -> int:
+        """How many trials count towards the budget."""
+        return sum(trial.state in BUDGET_STATES for trial in self.trials)
 
     @cached_property
     def ranked(self) -> list[Ranked]:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from search.again import comparison, is_again
 from search.final import SOURCE, TEST, search_name
-from search.launch import JUDGING_OBJECTIVE
 from search.results import core_hours
 from search.source import StudyData
-from trials.trial import BUDGET_STATES, FailureKind, Trial, TrialState
+from trials.trial import FailureKind, Trial, TrialState
 
 RESAMPLES = 10_000
 Interval = tuple[float, float]
@@ -170,7 +169,7 @@ def summary(studies: Sequence[StudyData]) -> dict[str, Any]:
 def _place(data: StudyData) -> tuple[str, str]:
     """To which search a study belongs (an ablation or ranking: to itself), and what it is."""
     study = data.study
-    if study.spec.objective != JUDGING_OBJECTIVE:
+    if not data.is_final:
         return study.name, "again" if is_again(study) else "search"
     source = str(study.spec.fixed[SOURCE]).split()[0]
     return search_name(source), "test" if study.spec.fixed.get("judged") == TEST else "folds"
@@ -179,7 +178,7 @@ def _place(data: StudyData) -> tuple[str, str]:
 def _search_row(data: StudyData) -> dict[str, Any]:
     return {
         "cell": data.cell,
-        "trials": sum(trial.state in BUDGET_STATES for trial in data.trials),
+        "trials": data.finished,
         "core_hours": core_hours(data.study, data.trials),
         "validation_accuracy": data.ranked[0].validation_accuracy if data.ranked else None,
     }
