@@ -63,7 +63,7 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
             cancelled may have been meant to go on.
     """
     study = store.get_study(name)
-    trials = store.list_trials(name, with_reports=False)
+    trials = store.list_trials(name)  # figures judge a pruned trial by its reports
     best = tuple(ranked(study, trials)[:5])
     look: Mapping[str, Any] | None = None
     figures: tuple[Path, ...] = ()

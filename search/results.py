@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.author_trials import OBJECTIVE as AUTHORS
 from trials.study import Study
-from trials.trial import Report, Trial, least_loss
+from trials.trial import Report, Trial, TrialState, least_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,8 +88,13 @@ def _param_column(name: str) -> str:
 
 
 def duration_s(trial: Trial) -> float | None:
-    """Seconds of the latest attempt, None while it has not both started and finished."""
+    """Seconds of the latest attempt, None while it has not both started and finished.
+
+    None also of a trial that was cancelled as it waited to go on: when it stopped is not known.
+    """
     if trial.started_at is None or trial.finished_at is None:
+        return None
+    if trial.state is TrialState.CANCELLED and trial.worker is None:
         return None
     return (trial.finished_at - trial.started_at).total_seconds()
 

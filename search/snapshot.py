@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from search.results import to_json_row, to_plain
+from search.results import duration_s, to_json_row, to_plain
 from trials.clock import utc_now
 from trials.store import TrialStore, WorkerInfo
 from trials.study import Counts, Study
@@ -187,8 +187,8 @@ class StudyFollower:
         self._frontier = frontier
         self._open = busy | {trial.number for trial in seen if not trial.state.is_finished}
         for trial in finished:
-            if trial.state in BUDGET_STATES and trial.started_at and trial.finished_at:
-                self._durations.append((trial.finished_at - trial.started_at).total_seconds())
+            if trial.state in BUDGET_STATES and (took := duration_s(trial)) is not None:
+                self._durations.append(took)
         return () if first else finished
 
 

@@ -124,7 +124,11 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
     result: dict[str, Any] = {}
     if state in (TrialState.COMPLETE, TrialState.PRUNED):
         result = {**reports[-1].metrics, "confusion": [[1]]}
-    loss = None if failed or running or not reports else min(r.loss for r in reports)
+    loss = None
+    if state is TrialState.COMPLETE:
+        loss = min(report.loss for report in reports)
+    elif state is TrialState.PRUNED:
+        loss = reports[-1].loss  # its latest, as a worker tells it
     return Trial(
         study="quick",
         number=number,

@@ -235,6 +235,20 @@ def test_pauses_between_sittings_count_as_nobodys_idleness():
         assert "pause (1)" in words(drawn(kind, sittings()))
 
 
+def test_the_night_in_which_a_trial_waited_to_be_cancelled_is_not_drawn():
+    last = dataclasses.replace(
+        sample_trials(6)[-1],
+        worker=None,
+        state=TrialState.CANCELLED,
+        started_at=START,
+        finished_at=START + timedelta(hours=15),
+    )
+    for kind in ("timeline", "throughput"):
+        figures = [drawn(kind, trials) for trials in (sittings(), [*sittings(), last])]
+        titles = [figure.axes[0].get_title(loc="left") for figure in figures]
+        assert titles[0] == titles[1]
+
+
 def test_curves_of_pruned_trials_end_in_a_mark():
     trials = sample_trials(60)
     pruned = [t for t in trials if t.state == "PRUNED"]

@@ -9,6 +9,7 @@ import pytest
 
 from search import results
 from tests.search_tests.sample_study import START, sample_study, sample_trials
+from trials.trial import TrialState
 
 
 def test_frame_has_one_row_a_trial_with_the_params_as_trained():
@@ -139,11 +140,19 @@ def test_core_hours_count_all_attempts_and_every_thread():
     )
     unreported = dataclasses.replace(resumed, result={})
     waiting = dataclasses.replace(unreported, started_at=None, finished_at=None)
-    trials = [resumed, pruned, unreported, waiting]
-    assert [results.spent_s(trial) for trial in trials] == [600, 1800, 60, 0]
+    # interrupted in the evening, cancelled in the morning: the night is no computing
+    given_up = dataclasses.replace(
+        pruned,
+        state=TrialState.CANCELLED,
+        worker=None,
+        finished_at=started + timedelta(hours=15),
+    )
+    trials = [resumed, pruned, unreported, waiting, given_up]
+    assert [results.spent_s(trial) for trial in trials] == [600, 1800, 60, 0, 1800]
+    assert results.duration_s(given_up) is None
     spec = dataclasses.replace(sample_study().spec, threads=2)
     study = dataclasses.replace(sample_study(), spec=spec)
-    assert results.core_hours(study, trials) == pytest.approx(2 * 2460 / 3600)
+    assert results.core_hours(study, trials) == pytest.approx(2 * 4260 / 3600)
 
 
 def test_settings_are_judged_by_complete_and_pruned_trials_at_their_least_loss():
