@@ -15,7 +15,6 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from search.compare import is_search
 from search.plot_effects import choice_distributions
 from search.plot_forest import (
     effects_figure,
@@ -33,6 +32,7 @@ from search.plot_settings import (
 )
 from search.plot_style import STYLE, EmptyFigure, settings_lock
 from search.plot_workers import throughput, worker_timeline
+from search.purpose import Purpose
 from search.source import StudyData
 from search.space import Space
 
@@ -69,22 +69,25 @@ class Kind:
     doc: str
     draw: Callable[[pd.DataFrame, pd.DataFrame, Space], Figure]
     """From `trials_frame`, `reports_frame` and the study's space."""
-    weighs: bool = False
-    """Whether it tells what searched settings do; in a ranking or final nothing is searched."""
+    of_searches: bool = False
+    """Whether it tells of a search alone; in a ranking or final nothing is searched."""
 
 
 KINDS: dict[str, Kind] = {
     "best": Kind(
-        "best loss over trials", lambda trials, reports, space: best_loss_over_trials(trials)
+        "best loss over trials",
+        lambda trials, reports, space: best_loss_over_trials(trials),
+        of_searches=True,
     ),
     "best-time": Kind(
         "best loss over time",
         lambda trials, reports, space: best_loss_over_trials(trials, by_time=True),
+        of_searches=True,
     ),
     "settings": Kind(
         "loss against each searched setting",
         lambda trials, reports, space: loss_against_settings(trials, space),
-        weighs=True,
+        of_searches=True,
     ),
     "curves": Kind(
         "learning curves, pruned ones marked",
@@ -93,32 +96,32 @@ KINDS: dict[str, Kind] = {
     "window-heads": Kind(
         "least loss by window size and number of heads",
         lambda trials, reports, space: window_heads_heatmap(trials),
-        weighs=True,
+        of_searches=True,
     ),
     "parallel": Kind(
         "all settings of all trials side by side",
         lambda trials, reports, space: parallel_coordinates(trials, space),
-        weighs=True,
+        of_searches=True,
     ),
     "choices": Kind(
         "loss by activation, layers and other choices, with intervals",
         lambda trials, reports, space: choice_distributions(trials, space),
-        weighs=True,
+        of_searches=True,
     ),
     "importance": Kind(
         "share of the loss' variation that each setting explains",
         lambda trials, reports, space: importance_figure(trials, space),
-        weighs=True,
+        of_searches=True,
     ),
     "effects": Kind(
         "loss to expect of each value of a setting, the others varied",
         lambda trials, reports, space: effects_figure(trials, space),
-        weighs=True,
+        of_searches=True,
     ),
     "interactions": Kind(
         "pairs of settings that matter together, the strongest as a map",
         lambda trials, reports, space: interactions_figure(trials, space),
-        weighs=True,
+        of_searches=True,
     ),
     "throughput": Kind(
         "trials finished over time", lambda trials, reports, space: throughput(trials)
@@ -132,7 +135,7 @@ KINDS: dict[str, Kind] = {
 def draw(kind: str, data: StudyData) -> Figure:
     """One of `KINDS` of a study; an `EmptyFigure` where it has nothing to show."""
     asked = KINDS[kind]
-    if asked.weighs and not is_search(data):
+    if asked.of_searches and data.purpose is not Purpose.SEARCH:
         name = data.study.name
         return EmptyFigure(f"{name} trains what a search chose; see larnn-search summary {name}")
     return asked.draw(data.frame, data.reports, data.space)

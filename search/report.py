@@ -43,8 +43,8 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
         study=data.study,
         facts=facts(data),
         winner=winner_in_words(data),
-        settings=[] if data.is_final else _settings(data),
-        ranking={} if data.is_final else _ranking(data),
+        settings=[] if data.purpose.is_final else _settings(data),
+        ranking={} if data.purpose.is_final else _ranking(data),
         figures=figures,
         style=style,
     )
@@ -52,7 +52,7 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
 
 def winner_in_words(data: StudyData) -> str:
     """Which settings won, by how much, and what they are; one paragraph."""
-    if data.is_final:
+    if data.purpose.is_final:
         return f"A final chooses nothing: larnn-search summary {data.study.name} tells its result."
     if not data.ranked:
         return "No trial is complete yet."

@@ -273,10 +273,12 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = (">trials", ">core hours", ">best loss", ">validation", ">expected loss [95 %]")
     made = table("study", "cell", *columns, ">test [95 %]", ">parameters")
     for row in rows:
-        low, high = row["expected_interval"] or (None, None)
         expected = format_value(row["expected_loss"])
-        if low is not None:
-            expected += f" [{format_value(low)}, {format_value(high)}]"
+        if row["expected_interval"]:
+            ends = (
+                "none" if end is None else format_value(end) for end in row["expected_interval"]
+            )
+            expected += f" [{', '.join(ends)}]"
         test = accuracy(row["test_accuracy"])
         if row["test_interval"]:
             test += " [{:.2f}, {:.2f}]".format(*(100 * end for end in row["test_interval"]))
@@ -294,6 +296,6 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     budget = rows[0]["budget"]
     below = (
         f"trials: complete/finished. expected loss: the best of {budget} trials, on average and in "
-        "95 of 100 searches. test: the chosen trial, over sequences (one person's are alike)."
+        "95 of 100 searches (none: no trial is complete). test: the chosen trial, over sequences (one person's are alike)."
     )
     print_rich(made, Text(below, style="dim"))

@@ -77,12 +77,12 @@ def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
     """
     from search import screens
     from search.compare import compare as rows_of
-    from search.compare import is_search
+    from search.purpose import Purpose
     from search.results import to_plain
 
     given = [read_data(study, mongo) for study in studies]
-    searches = [data for data in given if is_search(data)]
-    others = ", ".join(data.study.name for data in given if not is_search(data))
+    searches = [data for data in given if data.purpose is Purpose.SEARCH]
+    others = ", ".join(d.study.name for d in given if d.purpose is not Purpose.SEARCH)
     if not searches:
         raise click.UsageError(
             f"compare sets searches side by side, and none of these is one: {others}; "

@@ -86,7 +86,7 @@ function showControls(study, actions) {
 
 function showBest(told) {
   if (!told.best) {
-    byId("best").replaceChildren(element("p", { className: "soft", textContent: "No trial is complete yet." }));
+    byId("best").replaceChildren(element("p", { className: "soft", textContent: told.why_no_best }));
     return;
   }
   const reached = percent(told.best.result.validation_accuracy);

@@ -134,7 +134,7 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
         number=number,
         state=state,
         params=params,
-        seed=number,
+        seed=1_000_000 + number,
         created_at=started - timedelta(seconds=2),
         attempt=2 if lost else 1,
         retries=1 if failed else 0,

@@ -63,7 +63,11 @@ def test_a_space_may_search_what_the_preset_pins(tmp_path):
     for preset in PRESETS:
         spec = spec_of(preset=preset, space=own)
         assert spec.fixed == {"data": "har"}
-        assert [row["name"] for row in spec.space["rows"]] == ["batch_size", "epochs", "time_stride"]
+        assert [row["name"] for row in spec.space["rows"]] == [
+            "batch_size",
+            "epochs",
+            "time_stride",
+        ]
     said = Space.from_dict(spec_of(space=own, epochs=2).space)
     assert [row.name for row in said.rows] == ["batch_size", "time_stride"]
     assert said.fixed == {"epochs": 2}
