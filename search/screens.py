@@ -296,6 +296,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     budget = rows[0]["budget"]
     below = (
         f"trials: complete/finished. expected loss: the best of {budget} trials, on average and in "
-        "95 of 100 searches (none: no trial is complete). test: the chosen trial, over sequences (one person's are alike)."
+        "95 of 100 searches (none: no trial is complete). test: the chosen trial, over sequences "
+        "(one person's are alike)."
     )
     print_rich(made, Text(below, style="dim"))

@@ -346,8 +346,7 @@ def test_finals_of_other_settings_are_not_one_row():
     fixed = {**test.study.spec.fixed, "num_heads": 7, "settings_of": "larnn 12"}
     spec = dataclasses.replace(test.study.spec, fixed=fixed)
     other = StudyData(dataclasses.replace(test.study, spec=spec), test.trials)
-    with pytest.raises(ValueError, match="the same settings of each search, got those of larnn .*"
-                       " and, in larnn-test, of larnn 12"):  # fmt: skip
+    with pytest.raises(ValueError, match="the same settings of each search, got those of larnn "):
         summary([folds, other])
 
 

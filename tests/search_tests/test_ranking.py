@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from search.cli import run_command
-from search.ranking import fresh_seeds, ranked
 from search.plain_lines import summary
+from search.ranking import fresh_seeds, ranked
 from search.report import facts, winner_in_words
 from search.snapshot import take_snapshot
 from search.source import StudyData, from_file, store_of_file
