@@ -115,18 +115,13 @@ def beat(lease_s: float) -> Pipeline:
 
 def report(reports: Sequence[Report], attempt: int) -> Pipeline:
     """One more entry a step; of one attempt the first counts, of several attempts the last."""
-    return [
-        {
-            "$set": {
-                f"reports.{one.step}": if_else(
-                    {"$eq": [f"$reports.{one.step}.attempt", attempt]},
-                    f"$reports.{one.step}",
-                    literal(encode_report(one, attempt)),
-                )
-            }
-        }
-        for one in reports
-    ]
+    # In one stage: MongoDB takes at most 1,000, and an outage may leave more reports to write.
+    change: Document = {}
+    for one in reports:
+        told = f"reports.{one.step}"
+        new = literal(encode_report(one, attempt))
+        change.setdefault(told, if_else({"$eq": [f"${told}.attempt", attempt]}, f"${told}", new))
+    return [{"$set": change}]
 
 
 def finish(claim: Claim, outcome: Outcome) -> Pipeline:

@@ -720,6 +720,13 @@ def test_a_step_told_twice_counts_once_and_a_new_attempt_replaces_it(queue: Tria
     assert [r.loss for r in queue.get_trial("s", 0).reports] == [1.0, 2.5, 3.0]
 
 
+def test_what_an_outage_held_up_is_told_at_once(queue: TrialStore) -> None:
+    trial = take(queue)
+    reports = [Report(step % 1400, step / 2) for step in range(1500)]
+    queue.report(trial.claim, reports)
+    assert queue.get_trial("s", 0).reports == tuple(reports[:1400])
+
+
 def test_text_that_looks_like_an_expression_stays_text(queue: TrialStore) -> None:
     trial = queue.reserve("s", "$token", "$$NOW", "$params", 1000)
     assert trial is not None
