@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from trials.address import has_password, split_uri
 from trials.embedded import embedded_server, revive
 from trials.errors import InvalidValueError
 from trials.mongo_store import MongoStore
@@ -72,12 +73,6 @@ def _pause(state_dir: Path | str | None, seconds: float) -> None:
     revive(state_dir)
 
 
-def has_password(uri: str) -> bool:
-    """Whether a URI carries a password, of its user or of a key among its options."""
-    user, at, _ = uri.partition("://")[2].rpartition("@")
-    return (bool(at) and ":" in user) or "password=" in uri.partition("?")[2].lower()
-
-
 def password_for(uri: str) -> str | None:
     """Read the file that ``LARNN_MONGO_PASSWORD_FILE`` names; None when it names none.
 
@@ -91,7 +86,7 @@ def password_for(uri: str) -> str | None:
         raise InvalidValueError(
             f"the MongoDB URI has a password and {PASSWORD_FILE_VARIABLE} names another: keep one"
         )
-    if "@" not in uri.partition("://")[2].split("?")[0]:
+    if not split_uri(uri).user:
         raise InvalidValueError(
             f"{PASSWORD_FILE_VARIABLE} is set, but the MongoDB URI names no user: expected "
             "mongodb://USER@HOST:PORT/DATABASE"

@@ -5,13 +5,18 @@ import signal
 import socket
 import subprocess
 import time
+import traceback
 from pathlib import Path
+from unittest import mock
 from urllib.parse import quote_plus
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.errors import (
     AutoReconnect,
+    InvalidURI,
     NotPrimaryError,
     OperationFailure,
     PyMongoError,
@@ -19,9 +24,9 @@ from pymongo.errors import (
 )
 
 from trials import embedded
-from trials.connect import connect, has_password, password_for
+from trials.address import address, has_password
+from trials.connect import connect, password_for
 from trials.errors import InvalidValueError, StoreUnavailableError
-from trials.mongo_base import address
 from trials.mongo_store import MongoStore
 from trials.patience import patience
 from trials.retrying import Retrying
@@ -71,7 +76,16 @@ def test_a_password_on_the_command_line_is_refused(uri: str) -> None:
     assert SECRET not in address(uri)
 
 
-@pytest.mark.parametrize("uri", ["mongodb://host/db", "mongodb://me@host/db", "mongodb://a:1,b:2/"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://host/db",
+        "mongodb://me@host/db",
+        "mongodb://a:1,b:2/",
+        "mongodb://me@host:27017/db?tlsCAFile=/a@b.pem",
+        "mongodb://host:27017/?tlsCAFile=/a@b.pem",
+    ],
+)
 def test_what_has_no_password_is_not_refused(uri: str) -> None:
     assert not has_password(uri)
 
@@ -83,6 +97,34 @@ def test_a_broken_uri_is_refused_without_showing_it(uri: str) -> None:
     with pytest.raises(InvalidValueError, match="the MongoDB URI cannot be used: expected") as e:
         MongoStore(uri)
     assert SECRET not in f"{e.value!r} {e.value.__cause__!r}"
+
+
+@given(
+    before=st.text(st.sampled_from("ab1@:/?#[]%&;.,"), max_size=4),
+    after=st.text(st.sampled_from("ab1@:/?#[]%&;.,"), max_size=4),
+    rest=st.sampled_from(["h:port/db", "h", "h:1/db?tls=no@h", "h/db?x", "[h]/db", ""]),
+    scheme=st.sampled_from(["mongodb", "mongodb+srv"]),
+)
+@settings(deadline=None)
+def test_no_password_is_ever_shown(before: str, after: str, rest: str, scheme: str) -> None:
+    uri = f"{scheme}://me:{before}{SECRET}{after}@{rest}"
+    assert SECRET not in address(uri)
+    with pytest.raises(InvalidValueError, match="a password in --mongo") as on_command_line:
+        connect(uri).__enter__()
+    shown = [traceback.format_exception(on_command_line.value)]
+    with (
+        mock.patch("trials.mongo_base.MongoClient", side_effect=InvalidURI(uri)),
+        pytest.raises(InvalidValueError, match="the MongoDB URI cannot be used") as refused,
+    ):
+        MongoStore(uri)
+    shown.append(traceback.format_exception(refused.value))
+    assert SECRET not in str(shown)
+
+
+def test_a_host_is_told_though_an_option_looks_like_one() -> None:
+    uri = f"mongodb://me@h:1/db?tls=true&tlsCertificateKeyFilePassword=a@{SECRET}"
+    assert address(uri) == "h:1"
+    assert address("mongodb://me@%2Ftmp%2Fa.sock,[::1]:27017/db") == "/tmp/a.sock,[::1]:27017"  # noqa: S108  # only named
 
 
 def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
