@@ -60,12 +60,16 @@ def feed_all(
                     for name in sorted(wanted)
                 }
         for name, feeder in list(feeders.items()):
+            if stop.is_set():
+                break
             try:
                 if feeder.survive(feeder.step):
                     continue
             except StudyNotFoundError:
                 pass  # deleted
             except Exception as error:
+                if stop.is_set():
+                    break  # too late for the program, which has closed the store
                 _tell(name, error)
                 feeder.leave()
                 troubled[name] = clock() + timedelta(seconds=TROUBLED_PAUSE)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
+import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -30,6 +31,8 @@ SILENCE_MS = 30_000
 """After this long without an answer a connection is given up, and made anew."""
 PROMPT_S = 5.0
 """As `SILENCE_MS`, for heartbeats: four connections may be dead, and the lease is still kept."""
+FAREWELL_S = 0.5
+"""For a server to hear that a client leaves."""
 QUIET_MS = 60_000
 """Idle connections are closed by us, before a firewall forgets them and tells nobody."""
 DURABLE = WriteConcern(w="majority", j=True)
@@ -103,8 +106,9 @@ class MongoBase:
         return self._database
 
     def close(self) -> None:
-        """Let go of connections."""
-        self._client.close()
+        """Let go of connections; a server that is silent is not told for long."""
+        with pymongo.timeout(FAREWELL_S):
+            self._client.close()
 
     def __enter__(self) -> Self:
         return self

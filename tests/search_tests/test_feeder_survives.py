@@ -120,5 +120,5 @@ def test_what_goes_wrong_with_one_study_is_told_and_the_others_are_fed(caplog):
 def test_a_launcher_does_not_wait_for_a_feeder_that_has_died():
     store = Broken()
     store.create_study(dataclasses.replace(SPEC, name="bad"))
-    with pytest.raises(TypeError, match="a bug"), _feeding(store, "bad", None) as check:
-        _follow(store, "bad", check)
+    with pytest.raises(TypeError, match="a bug"), _feeding(store, "bad", None) as feeding:
+        _follow(store, "bad", feeding.check)
