@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trials.address import has_password, split_uri
 from trials.embedded import embedded_server, revive
-from trials.errors import InvalidValueError
+from trials.errors import InvalidValueError, ServerNotFoundError, StoreUnavailableError
 from trials.mongo_store import MongoStore
 
 URI_VARIABLE = "LARNN_MONGO_URI"
@@ -70,7 +70,11 @@ def connect(
 def _pause(state_dir: Path | str | None, seconds: float) -> None:
     """Wait out an outage of the embedded server, and start it again should it be gone."""
     time.sleep(seconds)
-    revive(state_dir)
+    try:
+        revive(state_dir)
+    except ServerNotFoundError as error:
+        # For whoever outlasts outages this is one: the next try may succeed.
+        raise StoreUnavailableError(f"the private MongoDB has died: {error}") from error
 
 
 def password_for(uri: str) -> str | None:

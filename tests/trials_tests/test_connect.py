@@ -307,6 +307,22 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     assert pauses == []
 
 
+def test_a_private_server_that_is_not_revived_is_out_of_reach(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LARNN_MONGO_URI", raising=False)
+    monkeypatch.setattr("trials.mongo_base.FIRST_ANSWER_MS", 100)
+    with connect(state_dir=state_dir) as store:
+        pid = embedded.status(state_dir).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with monkeypatch.context() as broken:
+            broken.setenv("LARNN_MONGOD", "/nowhere/mongod")
+            with pytest.raises(StoreUnavailableError, match="has died: LARNN_MONGOD names no"):
+                store.now()
+        store.now()
+
+
 def test_a_server_that_goes_away_and_comes_back_loses_nothing(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

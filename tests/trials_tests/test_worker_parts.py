@@ -159,6 +159,20 @@ def test_a_study_made_anew_is_no_longer_left_alone(store):
     assert choice.message == "leaves study 's' alone: other data"
     store.delete_study("s")
     assert choice.accepts(add_study(store, "m:f", [{}]))
+    assert not choice.is_useless
+    assert choice.message == ""
+
+
+def test_an_objective_that_is_not_allowed_is_told_as_long_as_it_is_on_offer(store):
+    choice = chooser(store)
+    for objective, is_told in (("m:other", True), ("m:f", False), ("m:other", True), (None, False)):
+        if objective is not None:
+            add_study(store, objective, [{}])
+        choice.forget()
+        choice.offers()
+        assert ("its objective 'm:other' is not on" in choice.message) == is_told
+        if objective is not None:
+            store.delete_study("s")
 
 
 def crash(number):
