@@ -263,6 +263,7 @@ class TrialStore(Protocol):
     def release_expired(self) -> list[Trial]:
         """Return trials whose lease ran out to WAITING, with a LOST_WORKER failure; not a retry.
 
+        One that lost `MOST_LOSSES` workers in a row, each before its first report, becomes FAILED.
         After an outage that others may have shared, they get the time to renew their leases.
         """
 

@@ -22,6 +22,7 @@ from trials.errors import (
 )
 from trials.memory_store import MemoryStore
 from trials.mongo_store import MongoStore
+from trials.rules import LOST, LOST_AGAIN, MOST_LOSSES
 from trials.store import (
     CHECKPOINT,
     ELSEWHERE_SECONDS,
@@ -34,6 +35,7 @@ from trials.study import LEGAL_STUDY_TRANSITIONS, StudySpec, StudyState
 from trials.trial import Claim, Failure, FailureKind, Outcome, Report, Trial, TrialState
 
 SPEC = StudySpec("s", "search.objective:train", space={"name": "card", "rows": []}, max_trials=3)
+TOKENS = itertools.count()
 GONE = 0.0
 """A lease that has run out as soon as it is granted."""
 
@@ -668,6 +670,49 @@ def test_a_worker_that_lost_its_lease_is_refused(queue: TrialStore) -> None:
         with pytest.raises(LeaseLostError):
             write(queue)
     assert queue.finish(again.claim, complete(0.25)).loss == 0.25
+
+
+def lose(store: TrialStore, how: str = "") -> Trial:
+    """Lose a worker on trial 0, after a report if ``how`` says so."""
+    trial = take(store, f"lost-{next(TOKENS)}", lease_s=1000)
+    if how == "reports":
+        store.report(trial.claim, [Report(1, 0.5)])
+    store.save_blob(trial.claim, CHECKPOINT, b"c")
+    store.beat(trial.claim, GONE)
+    if how == "cancelled":
+        store.cancel_trial("s", 0)
+    store.release_expired()
+    return store.get_trial("s", 0)
+
+
+def test_a_trial_that_takes_its_workers_down_ends(queue: TrialStore) -> None:
+    for _ in range(MOST_LOSSES - 1):
+        assert lose(queue).state is TrialState.WAITING
+    trial = lose(queue)
+    assert (trial.state, trial.attempt, trial.retries) == (TrialState.FAILED, MOST_LOSSES, 0)
+    assert trial.finished_at is not None
+    assert {failure.kind for failure in trial.failures} == {FailureKind.LOST_WORKER}
+    assert [failure.message for failure in trial.failures] == [LOST] * 4 + [LOST_AGAIN]
+    assert queue.load_blob("s", 0, CHECKPOINT) is None
+    queue.retry_trial("s", 0)
+    assert lose(queue).state is TrialState.WAITING
+
+
+def test_a_trial_that_gets_on_may_lose_any_number_of_workers(queue: TrialStore) -> None:
+    for _ in range(MOST_LOSSES):
+        for _ in range(MOST_LOSSES - 2):
+            lose(queue)
+        assert lose(queue, "reports").state is TrialState.WAITING
+    for i in range(MOST_LOSSES):
+        lose(queue)
+        queue.finish(take(queue, f"saved-{i}").claim, Outcome(TrialState.WAITING))
+    assert queue.get_trial("s", 0).state is TrialState.WAITING
+
+
+def test_a_cancelled_trial_that_took_its_workers_down_is_cancelled(queue: TrialStore) -> None:
+    for _ in range(MOST_LOSSES - 1):
+        lose(queue)
+    assert lose(queue, "cancelled").state is TrialState.CANCELLED
 
 
 def test_a_beat_renews_the_lease(queue: TrialStore) -> None:
