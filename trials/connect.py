@@ -95,13 +95,25 @@ def password_for(uri: str) -> str | None:
             f"{PASSWORD_FILE_VARIABLE} is set, but the MongoDB URI names no user: expected "
             "mongodb://USER@HOST:PORT/DATABASE"
         )
+    return read_password(Path(name), PASSWORD_FILE_VARIABLE)
+
+
+def read_password(file: Path, named_by: str) -> str:
+    """Read a password out of a file, without the line's end.
+
+    Args:
+        file: Where it is.
+        named_by: The option or variable that names the file, for messages.
+
+    Raises:
+        InvalidValueError: If it cannot be read, or is empty.
+    """
     try:
-        password = Path(name).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        password = file.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidValueError(
-            f"the file that {PASSWORD_FILE_VARIABLE} names cannot be read: {name} "
-            f"({type(error).__name__})"
+            f"the file that {named_by} names cannot be read: {file} ({type(error).__name__})"
         ) from None
     if not password:
-        raise InvalidValueError(f"the file that {PASSWORD_FILE_VARIABLE} names is empty: {name}")
+        raise InvalidValueError(f"the file that {named_by} names is empty: {file}")
     return password

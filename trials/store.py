@@ -174,7 +174,10 @@ class TrialStore(Protocol):
         """
 
     def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
-        """Log one look at the test people; ``look`` plus ``at`` (store's clock)."""
+        """Log one look at the test people; ``look`` plus ``at`` (store's clock).
+
+        Of two launchers that look for the same trial (``number``) at once the first one's counts.
+        """
 
     # -- feeding ---------------------------------------------------------------------------------
 

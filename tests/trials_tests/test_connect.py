@@ -137,6 +137,9 @@ def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     file.write_text("\n")
     with pytest.raises(InvalidValueError, match="is empty"):
         password_for("mongodb://me@host/")
+    file.write_bytes(b"\xff" + SECRET.encode())
+    with pytest.raises(InvalidValueError, match=r"cannot be read.*UnicodeDecodeError"):
+        password_for("mongodb://me@host/")
     file.write_text(f"{SECRET} \n")
     assert password_for("mongodb://me@host/") == f"{SECRET} "
     with pytest.raises(InvalidValueError, match="keep one"):

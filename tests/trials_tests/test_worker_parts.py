@@ -63,6 +63,16 @@ def test_gpus_as_nvidia_smi_lists_them(tmp_path, monkeypatch, script, expected):
     assert visible_gpus({}) == []
 
 
+def test_a_broken_driver_is_told(tmp_path, monkeypatch):
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("trials.devices.NVIDIA_SMI_TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(InvalidValueError, match=r"within 0\.1 s.*CUDA_VISIBLE_DEVICES"):
+        visible_gpus({})
+
+
 def test_cores_respect_a_containers_quota(tmp_path):
     quota = tmp_path / "cpu.max"
     whole = usable_cores(Path("/no/such/file"))
