@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.trials_tests.working import RunningWorker, add_study, eventually, finished, promised
+from tests.trials_tests.working import (
+    ALLOWED,
+    RunningWorker,
+    add_study,
+    eventually,
+    finished,
+    promised,
+)
 from trials.errors import (
     BrokenDocumentError,
     InvalidValueError,
@@ -18,6 +25,7 @@ from trials.memory_store import MemoryStore
 from trials.settings import Stop, WorkerSettings
 from trials.study import StudyState
 from trials.trial import FailureKind, Outcome, TrialState
+from trials.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -384,6 +392,15 @@ def test_leaves_when_its_studies_are_done(store):
         running.thread.join(10)
         assert not running.thread.is_alive()
     assert running.error is None
+
+
+def test_a_signal_handler_that_stops_a_worker_waits_for_no_lock(store):
+    worker = Worker(store, WorkerSettings(objectives=ALLOWED))
+    handler = threading.Thread(target=worker.stop, daemon=True)
+    with worker._shared.stopping._cond:  # as whoever is interrupted may hold it
+        handler.start()
+        handler.join(10)
+        assert not handler.is_alive()
 
 
 class FlakyStore(MemoryStore):
