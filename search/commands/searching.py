@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +119,20 @@ def launch(
 @mongo_option
 def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
+    from search.beside import Beside
     from search.feeding import feed_all
-    from trials.signals import stop_on_signals
+    from trials.signals import SIGNAL_SECONDS, noting_signals
     from trials.study import check_study_name
 
     if study is not None:
         check_study_name(study)
-    with opened(mongo) as store, stop_on_signals() as stop:
+    with opened(mongo) as store, noting_signals() as received:
         log.info("feeding %s; Ctrl-C ends it", study or "every study")
-        feed_all(store, stop, only=study, ahead=ahead, lease_s=lease)
+        feeding = functools.partial(feed_all, store, only=study, ahead=ahead, lease_s=lease)
+        with Beside(feeding) as beside:
+            while not received:
+                beside.check()
+                time.sleep(SIGNAL_SECONDS)
 
 
 @click.command()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import click
 
 from search.options import mistakes, mongo_option, number_argument, opened, study_argument
+from trials.errors import UNREADABLE
 from trials.study import StudyState
 
 
@@ -76,8 +79,10 @@ def retry(study: str, number: int, mongo: str | None) -> None:
 def delete(study: str, yes: bool, mongo: str | None) -> None:
     """Remove a study with its trials, weights and logs, for good."""
     with opened(mongo) as store:
-        counts = store.counts(store.get_study(study).name)
-        asked = f"Delete study {study} and its {sum(counts.values())} trials?"
+        trials = 0
+        with suppress(*UNREADABLE):  # without trials it is read; deleted it can be all the same
+            trials = sum(store.counts(study).values())
+        asked = f"Delete study {study} and its {trials} trials?"
         if not (yes or click.confirm(asked)):
             raise click.ClickException(f"study {study} is left as it is")
         store.delete_study(study)

@@ -160,12 +160,12 @@ def _fit(
     from model.fused.build import BuildError
     from model.saved import write_whole
     from model.training import INTERRUPT, fit
-    from trials.signals import stop_on_signals
+    from trials.signals import noting_signals
 
     kept = folder / CHECKPOINT if folder is not None else None
     checkpoint = kept.read_bytes() if kept is not None and kept.exists() else None
     try:
-        with stop_on_signals() as stop:
+        with noting_signals() as received:
             return fit(
                 config,
                 data,
@@ -173,7 +173,7 @@ def _fit(
                 threads=threads,
                 backend=backend,
                 on_epoch=lambda epoch: click.echo(_line(epoch, config.training.epochs), err=True),
-                stop_reason=lambda: INTERRUPT if stop.is_set() else None,
+                stop_reason=lambda: INTERRUPT if received else None,
                 checkpoint=checkpoint,
                 save_checkpoint=None if kept is None else lambda held: write_whole(kept, held),
             )

@@ -250,6 +250,16 @@ def test_no_is_no(finished, monkeypatch, capsys):
 
 
 @pytest.mark.mongo
+@pytest.mark.parametrize("has_trials", [True, False])
+def test_a_study_that_cannot_be_read_can_be_deleted(finished, larnn, has_trials):
+    finished.database["studies"].update_one({"_id": "s"}, {"$set": {"spec": None}})
+    if not has_trials:
+        finished.database["trials"].delete_many({"study": "s"})
+    assert larnn("delete", "s", "--yes") == "Study s is deleted.\n"
+    assert finished.database["studies"].find_one({"_id": "s"}) is None
+
+
+@pytest.mark.mongo
 def test_studies_counts_as_the_budget_does(finished, larnn):
     finished.cancel_trial("s", 1)
     assert " 1/∞ " in larnn("studies")
@@ -258,6 +268,14 @@ def test_studies_counts_as_the_budget_does(finished, larnn):
 
 
 # -- the database and its machine ----------------------------------------------------------------
+
+
+def test_a_password_file_that_is_no_text_is_named(tmp_path, complaint):
+    file = tmp_path / "password"
+    file.write_bytes(b"\xff\xfe")
+    files = [f"--{user}-password-file={file}" for user in ("worker", "reader")]
+    told = complaint(["mongo", "users", "--mongo", "mongodb://root@h/larnn_search", *files], 2)
+    assert f"the file that --worker-password-file names cannot be read: {file}" in told
 
 
 def test_an_unreachable_database_is_told_within_5_seconds(monkeypatch):
