@@ -13,7 +13,7 @@ from search.parameter import Parameter
 from search.ranking import ranked
 from search.space import Space
 from tests.search_tests.sample_study import ROWS, START, sample_study, sample_trials
-from trials.trial import TrialState
+from trials.trial import Report, TrialState
 
 SPACE = Space.from_dict(sample_study().spec.space)
 
@@ -101,6 +101,28 @@ def test_best_over_time_counts_minutes_from_the_studys_creation():
     ]
     ends = sorted(t.finished_at for t in trials if t.state == "COMPLETE")
     assert line.get_xdata()[0] == pytest.approx((ends[0] - START) / timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize(
+    ("state", "loss"), [(TrialState.FAILED, None), (TrialState.PRUNED, math.inf)]
+)
+def test_a_study_whose_trials_all_failed_or_diverged_is_no_bug(kind, state, loss):
+    trials = [
+        dataclasses.replace(trial, state=state, loss=loss, reports=())
+        for trial in sample_trials(3)
+    ]
+    told = " ".join(words(drawn(kind, trials)))
+    if kind in ("best", "best-time"):
+        assert "no trial has finished with a loss" in told
+
+
+def test_an_objective_that_has_only_reported_step_0_has_curves():
+    trials = [
+        dataclasses.replace(trial, reports=(Report(0, 0.5, {}, 1.0),))
+        for trial in sample_trials(3, running=3)
+    ]
+    assert "Learning curves (n = 3 trials)" in words(drawn("curves", trials))
 
 
 def test_losses_beyond_the_axis_are_counted_and_nan_is_left_out():
