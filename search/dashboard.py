@@ -11,7 +11,6 @@ import io
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from http.cookies import SimpleCookie
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,9 +93,10 @@ class Guard:
                 self._cookie, self._token.decode(), httponly=True, samesite="strict"
             )
             return redirect
-        cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+        # Read as browsers write them: those of other ports are here too, well-formed or not.
+        cookie = HTTPConnection(scope).cookies.get(self._cookie, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if self._is_token(cookie.value if cookie else "") or self._is_token(bearer):
+        if self._is_token(cookie) or self._is_token(bearer):
             return None
         return PlainTextResponse(
             "this page needs its token: open the address that `larnn-search dashboard` printed",

@@ -115,6 +115,15 @@ def test_the_links_token_becomes_a_cookie_and_leaves_the_address(store):
         assert ask(port, "/", Cookie=cookie)[0] == 200
 
 
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "a@b=1", "no equals sign", 'x="'])
+def test_cookies_that_other_programs_of_this_machine_set_do_no_harm(store, other):
+    with served(store) as port:
+        own = f"larnn_search_{port}={TOKEN}"
+        assert ask(port, "/", Cookie=f"{other}; {own}")[0] == 200
+        assert ask(port, "/", Cookie=f"{own}; {other}")[0] == 200
+        assert ask(port, "/", Cookie=other)[0] == 401
+
+
 def test_a_study_is_told_as_status_tells_it(store):
     with served(store) as port:
         told = json.loads(authorized(port, "/study/quick.json")[1])
