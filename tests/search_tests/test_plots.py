@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from search import importance, plots, results
+from search import importance, plot_style, plots, results
 from search.parameter import Parameter
 from search.ranking import ranked
 from search.space import Space
@@ -147,6 +147,30 @@ def test_settings_have_a_panel_each_with_real_values_and_log_axes_where_the_prio
         t.state in ("COMPLETE", "PRUNED") and "decay_factor" in t.params for t in sample_trials(60)
     )
     assert conditional == [f"decay_factor (n = {given})"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "labels"),
+    [
+        ("loguniform", 0.0030327, 0.0082436, ["0.00303", "0.005", "0.00824"]),
+        ("loguniform", 35.13, 116.6, ["35.1", "64", "117"]),
+        ("loguniform", 3e-4, 3e-2, ["0.001", "0.01"]),
+        ("logint", 5, 7, ["5", "6", "7"]),
+        ("logint", 5, 6, ["5", "6"]),
+        ("logint", 33, 60, ["33", "44", "60"]),
+        ("logint", 4, 64, ["4", "8", "16", "32", "64"]),
+    ],
+)
+def test_log_axes_have_numbers_to_read_them_by(kind, low, high, labels):
+    figure = mpl.figure.Figure()
+    axes = figure.add_subplot()
+    plot_style.setting_axis(axes, Parameter("x", kind, low, high))
+    figure.draw_without_rendering()
+    left, right = axes.get_xlim()
+    shown = [tick for tick in axes.xaxis.get_major_ticks() if left <= tick.get_loc() <= right]
+    told = [tick.label1.get_text() for tick in shown]
+    powers = {r"$\mathdefault{10^{-3}}$": "0.001", r"$\mathdefault{10^{-2}}$": "0.01"}
+    assert [powers.get(text, text) for text in told] == labels
 
 
 TAKEN = {"norm": "origin", "mode": "state", "dropout": "steps"}
