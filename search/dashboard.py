@@ -11,6 +11,7 @@ import io
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
@@ -118,7 +119,8 @@ class Pages:
     def __init__(self, store: TrialStore, *, may_control: bool) -> None:
         self._store = store
         self._may_control = may_control
-        self._followers: dict[str, StudyFollower] = {}
+        self._followers: dict[tuple[str, datetime], StudyFollower] = {}
+        """By name and creation: a study that was deleted and made anew is another one."""
         self._reading = threading.Lock()
         self._drawing: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._drawn: dict[tuple[str, str], tuple[Any, bytes]] = {}
@@ -145,7 +147,8 @@ class Pages:
         """A study as it is now: `Snapshot.to_json`, and the best trial's searched settings."""
         name = request.path_params["name"]
         with self._reading:
-            follower = self._followers.setdefault(name, StudyFollower(self._store, name))
+            key = name, self._store.get_study(name).created_at
+            follower = self._followers.setdefault(key, StudyFollower(self._store, name))
             snapshot = follower.snapshot()
         best = snapshot.best
         settings = searched_settings(snapshot.study, best) if best else {}
@@ -164,7 +167,8 @@ class Pages:
         if kind not in FIGURES:
             return PlainTextResponse(f"a figure is one of {', '.join(FIGURES)}", 404)
         counts = self._store.counts(name)
-        version = tuple(counts[state] for state in counts if state.is_finished)
+        ended = (counts[state] for state in counts if state.is_finished)
+        version = self._store.get_study(name).created_at, *ended
         with self._drawing[name, kind]:
             known, picture = self._drawn.get((name, kind), (None, b""))
             if known != version:

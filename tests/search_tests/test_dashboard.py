@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,7 +17,7 @@ from search.cli import run_command
 from search.dashboard import FIGURES, make_app
 from search.plots import KINDS
 from tests.search_tests.browser import CHROMIUM, TEXT, Browser
-from tests.search_tests.sample_study import WORKERS, sample_study, sample_trials
+from tests.search_tests.sample_study import START, WORKERS, sample_study, sample_trials
 from trials.memory_store import MemoryStore
 from trials.store import WorkerInfo
 from trials.study import StudyState
@@ -142,6 +143,21 @@ def test_figures_are_drawn_anew_only_after_a_trial_has_ended(store):
     assert first == again != after
 
 
+def test_a_study_that_was_deleted_and_made_anew_is_another_one(store):
+    anew = dataclasses.replace(store.get_study("quick"), created_at=START + timedelta(hours=9))
+    as_many = [t if t.loss is None else dataclasses.replace(t, loss=7.0) for t in sample_trials(18)]
+    with served(store) as port:
+        assert authorized(port, "/study/quick.json")[0] == 200
+        before = authorized(port, "/study/quick/best.png")[1]
+        store.delete_study("quick")
+        assert authorized(port, "/study/quick.json")[0] == 404
+        store.restore_study(anew, as_many[:1])  # there is no trial 18, which ran before
+        assert authorized(port, "/study/quick.json")[0] == 200
+        store.delete_study("quick")
+        store.restore_study(anew, as_many)
+        assert authorized(port, "/study/quick/best.png")[1] != before
+
+
 def test_a_figure_that_takes_long_holds_up_no_other(store, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
@@ -217,6 +233,11 @@ def test_a_browser_shows_the_running_search_and_changes_when_a_trial_ends(store,
         own = f"http://127.0.0.1:{port}/"
         assert all(url.startswith((own, "about:", "data:")) for url in browser.requested())
         assert browser.complaints() == []
+
+        browser.value("window.resume = [...document.querySelectorAll('button')][0]")
+        store.set_study_state("quick", StudyState.CANCELLED)
+        browser.value("window.resume.click()")
+        browser.wait_for("document.getElementById('trouble').innerText.includes('CANCELLED')")
 
 
 def test_the_command_prints_its_address_serves_it_and_leaves_on_a_signal(tmp_path, monkeypatch):
