@@ -24,10 +24,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.enqueue import resume
 from search.results import loss_name, searched_settings, to_plain
 from search.snapshot import StudyFollower
 from search.source import from_store
+from search.steering import resume
 from trials.errors import StudyNotFoundError, TrialsError
 from trials.store import TrialStore
 from trials.study import StudyState

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from search import plots, results
+from search.parameter import doc_of
 from search.ranking import Ranked
-from search.screens import accuracy, meaning
+from search.screens import accuracy
 from search.source import StudyData
 from search.text import format_duration, format_value
 from trials.trial import TrialState
@@ -100,7 +101,7 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
 
 def _settings(data: StudyData) -> list[tuple[str, str, str]]:
     found = _searched(data, data.ranked[0]) if data.ranked else {}
-    return [(name, format_value(value), meaning(name)) for name, value in found.items()]
+    return [(name, format_value(value), doc_of(name)) for name, value in found.items()]
 
 
 def _ranking(data: StudyData) -> dict[str, Any]:

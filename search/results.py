@@ -132,8 +132,9 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     creation, ``steps`` is the number of reports), then each parameter as it trained, searched ones
     first (also those that others were derived from), then each number, text or truth value of the
     objective's result. A parameter whose name is taken is called ``param.NAME`` (`param_values`
-    knows), a result likewise ``result.NAME``. Parameters that a trial has no use for are missing values; whole numbers stay whole (nullable
-    ``Int64`` where some are missing). ``frame.attrs["loss"]`` names the loss for axes.
+    knows), a result likewise ``result.NAME``. Parameters that a trial has no use for are missing
+    values; whole numbers stay whole (nullable ``Int64`` where some are missing).
+    ``frame.attrs["loss"]`` names the loss for axes.
 
     Args:
         trials: Trials of one study.

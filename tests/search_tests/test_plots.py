@@ -109,8 +109,7 @@ def test_best_over_time_counts_minutes_from_the_studys_creation():
 )
 def test_a_study_whose_trials_all_failed_or_diverged_is_no_bug(kind, state, loss):
     trials = [
-        dataclasses.replace(trial, state=state, loss=loss, reports=())
-        for trial in sample_trials(3)
+        dataclasses.replace(trial, state=state, loss=loss, reports=()) for trial in sample_trials(3)
     ]
     told = " ".join(words(drawn(kind, trials)))
     if kind in ("best", "best-time"):
