@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from search.figure_kinds import KINDS, ON_PAGES
 from search.results import loss_name, searched_settings, to_plain
 from search.snapshot import StudyFollower
 from search.source import from_store
@@ -33,9 +34,8 @@ from trials.store import TrialStore
 from trials.study import StudyState
 
 HOSTS = ("127.0.0.1", "localhost")
-FIGURES = ("best", "curves", "settings", "choices", "parallel", "window-heads", "timeline",
-           "throughput", "importance", "effects", "interactions")  # fmt: skip
-"""Drawn on the page; the costly ones last."""
+FIGURES = sorted(ON_PAGES, key=lambda kind: (KINDS[kind].is_costly, KINDS[kind].weighs))
+"""Drawn on the page: how the search goes, what settings do, the costly ones last."""
 ACTIONS = {
     "pause": StudyState.PAUSED,
     "resume": StudyState.ACTIVE,
@@ -139,7 +139,8 @@ class Pages:
             {
                 "studies": [{"name": s.name, "state": str(s.state)} for s in studies],
                 "may_control": self._may_control,
-                "figures": list(FIGURES),
+                "figures": FIGURES,
+                "costly": [kind for kind in FIGURES if KINDS[kind].is_costly],
             }
         )
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from search import plots, results
+from search.figure_kinds import KINDS, ON_PAGES
 from search.parameter import doc_of
 from search.ranking import Ranked
 from search.screens import accuracy
@@ -18,27 +19,22 @@ from search.source import StudyData
 from search.text import format_duration, format_value
 from trials.trial import TrialState
 
-ORDER = (
-    "best", "importance", "effects", "interactions", "settings", "choices", "window-heads",
-    "parallel", "curves", "timeline", "throughput",
-)  # fmt: skip
-"""Figures of the page: the answer first, then how it was found."""
 BEST = 10
 
 
-def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
+def report(data: StudyData, kinds: Sequence[str] = ON_PAGES) -> str:
     """The page as HTML, figures and style inside, no script.
 
     Args:
         data: The study.
-        kinds: Which of `search.plots.KINDS`, in this order; those with nothing to show are left
-            out.
+        kinds: Which of `search.figure_kinds.KINDS`, in this order; those with nothing to show are
+            left out.
     """
     environment = Environment(
         loader=PackageLoader("search", "pages"), autoescape=True, undefined=StrictUndefined
     )
     style = environment.get_template("style.css").render()
-    drawn = ((plots.KINDS[kind].doc, plots.draw(kind, data)) for kind in kinds)
+    drawn = ((KINDS[kind].doc, plots.draw(kind, data)) for kind in kinds)
     figures = [(doc, _inline(one)) for doc, one in drawn if not isinstance(one, plots.EmptyFigure)]
     return environment.get_template("report.html").render(
         study=data.study,

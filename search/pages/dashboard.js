@@ -3,11 +3,11 @@
 // text, never as HTML.
 
 const EVERY_MS = 2000;
-const COSTLY = new Set(["importance", "effects", "interactions"]); // asked for anew after every tenth trial only
 const STATES = ["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAILED", "CANCELLED"];
 const byId = (id) => document.getElementById(id);
 let mayControl = false;
 let figures = [];
+let costly = []; // of these; asked for anew after every tenth trial only
 let refusal = ""; // why the latest action was not done
 
 function element(tag, properties, ...children) {
@@ -133,7 +133,7 @@ function showFigures(told) {
       element("figure", {}, element("img", { id: `figure-${kind}`, alt: kind, loading: "lazy" })))));
   }
   for (const kind of figures) {
-    const version = COSTLY.has(kind) ? Math.floor(told.finished / 10) : told.finished;
+    const version = costly.includes(kind) ? Math.floor(told.finished / 10) : told.finished;
     const address = `/study/${told.study}/${kind}.png?v=${version}`;
     const image = byId(`figure-${kind}`);
     if (image.getAttribute("src") !== address) image.setAttribute("src", address);
@@ -164,6 +164,7 @@ async function refresh() {
     const all = await read("/studies.json");
     mayControl = all.may_control;
     figures = all.figures;
+    costly = all.costly;
     if (!all.studies.length) throw new Error("There is no study yet; start one: larnn-search run --study NAME");
     const told = await read(`/study/${showStudies(all.studies)}.json`);
     for (const show of [showHead, showBest, showWork, showFigures]) show(told);

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from search.cli import run_command
-from search.dashboard import FIGURES, make_app
+from search.dashboard import make_app
 from search.plots import KINDS
 from tests.search_tests.browser import CHROMIUM, TEXT, Browser
 from tests.search_tests.sample_study import START, WORKERS, sample_study, sample_trials
@@ -201,10 +201,6 @@ def test_the_page_does_not_resume_what_would_end_at_once(store):
         status, told, _ = authorized(port, "/study/quick/resume", "POST")
     assert status == 409
     assert b"give it a larger budget first" in told
-
-
-def test_every_figure_of_the_page_exists():
-    assert set(FIGURES) <= set(KINDS)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
