@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from search.author_trials import OBJECTIVE as AUTHORS
+from search.space import Space
 from trials.study import Study
 from trials.trial import Report, Trial, TrialState, least_loss
 
@@ -134,10 +135,11 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     Columns are `TRIAL_COLUMNS` (times UTC; ``least_loss`` is the least that was reported,
     ``duration_s`` is the latest attempt's seconds, ``finished_after_s`` counts from the study's
     creation, ``steps`` is the number of reports), then each parameter as it trained, searched ones
-    first, then each number, text or truth value of the objective's result. A parameter whose name
-    is taken is called ``param.NAME`` (`param_values` knows), a result likewise ``result.NAME``.
-    Parameters that a trial has no use for are missing values; whole numbers stay whole (nullable
-    ``Int64`` where some are missing). ``frame.attrs["loss"]`` names the loss for axes.
+    first (also those that others were derived from), then each number, text or truth value of the
+    objective's result. A parameter whose name is taken is called ``param.NAME`` (`param_values`
+    knows), a result likewise ``result.NAME``. Parameters that a trial has no use for are missing
+    values; whole numbers stay whole (nullable ``Int64`` where some are missing).
+    ``frame.attrs["loss"]`` names the loss for axes.
 
     Args:
         trials: Trials of one study.
@@ -156,7 +158,7 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     }
     rows = [
         _core(trial, study)
-        | {params[name]: value for name, value in trial.params.items()}
+        | {params[name]: value for name, value in _settings(trial, study).items()}
         | {results[name]: value for name, value in scalar.items()}
         for trial, scalar in zip(trials, scalars, strict=True)
     ]
@@ -172,6 +174,14 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
             frame[name] = frame[name].astype("int64" if len(present) == len(rows) else "Int64")
     frame.attrs["loss"] = _loss_label(study, CROSS_ENTROPIES)
     return frame
+
+
+def _settings(trial: Trial, study: Study) -> Mapping[str, Any]:
+    """A trial's params, and what was searched for some of them to be derived from."""
+    if not study.spec.space.get("derive"):
+        return trial.params
+    sampled = Space.from_dict(study.spec.space).sampled(trial.params)
+    return {**(sampled or {}), **trial.params}
 
 
 def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.derivation import DERIVATIONS, label_of
-from search.parameter import Parameter
+from search.parameter import Parameter, doc_of
 from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
@@ -50,13 +50,8 @@ def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
         settings = [{k: v for k, v in row.items() if k != "seed"} for row in settings]
     for name in dict.fromkeys(name for row in settings for name in row):
         values = (format_value(row.get(name)) for row in settings)
-        made.add_row(name, *values, meaning(name))
+        made.add_row(name, *values, doc_of(name))
     return made
-
-
-def meaning(name: str) -> str:
-    """What a parameter does, where it is one of the LARNN's."""
-    return Parameter(name, "choice", choices=(0, 1)).doc
 
 
 def print_answer(answer: Answer) -> None:
@@ -180,7 +175,7 @@ def print_trial(study: Study, trial: Trial) -> None:
             facts.add_row(name.replace("_", " "), format_value(value))
     settings = table("parameter", "~value", "~meaning", title="Parameters, as trained")
     for name, value in trial.params.items():
-        settings.add_row(name, format_value(value), meaning(name))
+        settings.add_row(name, format_value(value), doc_of(name))
     print_rich(facts, settings)
     if trial.reports:
         print_rich(_reports(trial))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from search.commands.reading import print_json
+from search.figure_kinds import KINDS
 from search.options import (
     json_option,
     mistakes,
@@ -16,16 +17,10 @@ from search.options import (
     writing,
 )
 
-KINDS = (
-    "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
-    "effects", "interactions", "throughput", "timeline",
-)  # fmt: skip
-"""`search.plots.KINDS`, which would bring in matplotlib; a test holds the two together."""
-
 
 @click.command()
 @study_or_file_argument
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(tuple(KINDS)))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="File to write: .png, .svg or .pdf.",

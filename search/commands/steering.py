@@ -30,7 +30,7 @@ def pause(study: str, mongo: str | None) -> None:
 @mongo_option
 def resume(study: str, mongo: str | None) -> None:
     """Go on with a study that was paused or stopped."""
-    from search.enqueue import resume as go_on
+    from search.steering import resume as go_on
 
     with opened(mongo) as store:
         go_on(store, study, "larnn-search: resumed")
@@ -65,7 +65,7 @@ def cancel(study: str, number: int | None, mongo: str | None) -> None:
 @mongo_option
 def retry(study: str, number: int, mongo: str | None) -> None:
     """Put a FAILED or CANCELLED trial back into the queue; a complete study goes on with it."""
-    from search.enqueue import retry as put_back
+    from search.steering import retry as put_back
 
     with opened(mongo) as store, mistakes():
         put_back(store, study, number)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from model.config import TrialConfig
 from search.options import (
     BACKEND_VARIABLE,
     backend_option,
@@ -20,11 +21,11 @@ from search.options import (
     mistakes,
     mongo_option,
     option,
+    read_fix,
     writing,
 )
 
 if TYPE_CHECKING:
-    from model.config import TrialConfig
     from model.epochs import Epoch, FitResult
     from trials.study import Study
     from trials.trial import Trial
@@ -66,20 +67,21 @@ def train(
     The validation people choose the epoch; the test people are not looked at. Ctrl-C keeps a
     checkpoint in DIR, and the same command goes on from it.
     """
+    fixed = read_fix(fix, "data", "seed")
     params: dict[str, Any] = {}
     fingerprint = backend = None
     if source is not None:
         study, trial = _source(*source, mongo)
         params = {"seed": trial.seed, **trial.params}
         threads = threads or study.spec.threads
-        if data is None:
+        if data is None and "data" not in fixed:
             fingerprint = study.spec.requirements.get("data_fingerprint")
         if BACKEND_VARIABLE not in os.environ:  # where --backend leaves what it was given
             backend = trial.result.get("backend")
     given = {"data": data, "seed": seed}
     params |= {name: value for name, value in given.items() if value is not None}
     with mistakes():
-        config = _configuration(params, fix)
+        config = TrialConfig.from_params(params | fixed)
         return _train(config, fingerprint, device, threads, backend, folder, as_json)
 
 
@@ -94,13 +96,6 @@ def _source(study: str, number: int, mongo: str | None) -> tuple[Study, Trial]:
             f"train knows the LARNN objective, study {study} minimises {found.spec.objective}"
         )
     return found, trial
-
-
-def _configuration(params: dict[str, Any], fix: Iterable[str]) -> TrialConfig:
-    from model.config import TrialConfig
-    from search.space import parse_assignment
-
-    return TrialConfig.from_params(params | dict(parse_assignment(text) for text in fix))
 
 
 def _train(

@@ -1,11 +1,17 @@
 """Every notebook runs from top to bottom on the study that comes with the repository."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from papermill import execute_notebook
+
+from search.report import facts
+from search.source import StudyData
+from tests.search_tests.sample_study import sample_study, sample_trials
+from trials.transfer import dump
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 FIGURES = {
@@ -57,6 +63,17 @@ def test_notebooks_run_on_the_shipped_study(name, tmp_path, monkeypatch):
     notebook = run(name, tmp_path, monkeypatch)
     assert pictures(notebook) == FIGURES[name]
     assert "Warning" not in printed(notebook)
+
+
+def test_computing_counts_the_attempts_before_a_resume_as_the_report_does(tmp_path, monkeypatch):
+    whole = {"seconds": 7200.0}  # of a training that was cut; its last attempt took less
+    trials = [dataclasses.replace(trial, result=whole) for trial in sample_trials(4)]
+    data = StudyData(sample_study(), tuple(trials))
+    (tmp_path / "cut.jsonl").write_text("".join(dump(data.study, trials)))
+    notebook = run("02_search_progress", tmp_path, monkeypatch, study=str(tmp_path / "cut.jsonl"))
+    spent = dict(facts(data))["computing time"]
+    assert spent == "8 h 00 min"
+    assert f"4 trials ended, {spent} of computing in all" in printed(notebook)
 
 
 @pytest.mark.skipif(AUTHOR is None, reason="LARNN_TEST_AUTHOR_TRIALS names no folder")

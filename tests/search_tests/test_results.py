@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from search import results
+from search.space import NAMED_SPACES
 from tests.search_tests.sample_study import START, sample_study, sample_trials
 from trials.trial import TrialState
 
@@ -68,6 +69,26 @@ def test_frame_names_apart_what_would_collide():
     assert (row["epochs"], row["result.epochs"]) == (5, 3)
     assert row["loss"] == trial.loss
     assert row["result.loss"] == 1.0
+
+
+@pytest.mark.parametrize("space", ["paper-round-1", "paper-round-2"])
+def test_frame_has_the_searched_settings_that_others_were_derived_from(space):
+    space = NAMED_SPACES[space]
+    study = sample_study()
+    study = dataclasses.replace(
+        study, spec=dataclasses.replace(study.spec, space=space.to_dict(), fixed={"data": "har"})
+    )
+    trials = [
+        dataclasses.replace(trial, params={**params, "data": "har"})
+        for trial, (_, params) in zip(sample_trials(12), space.corners(), strict=False)
+    ]
+    foreign = dataclasses.replace(trials[0], params={"data": "har"}, number=99)
+    frame = results.trials_frame([*trials, foreign], study)
+    low, high = space["hidden_size"].bounds
+    trained = (frame["num_heads"] * frame["head_size"])[:-1].astype(float)
+    assert list(frame["hidden_size"][:-1]) == list(trained.clip(low, high))
+    assert math.isnan(frame["hidden_size"].iloc[-1])
+    assert "hidden_size" not in results.searched_settings(study, trials[0])  # as it trained
 
 
 def test_frames_of_no_trials_have_their_columns():

@@ -252,3 +252,5 @@ def test_a_trial_of_another_objective_or_other_data_is_not_trained(searched, lar
     )
     searched.add_trials("elsewhere", None, 0, [NewTrial({"data": "npz:mine.npz"}, 0)])
     assert run_command(["train", "--from", "elsewhere", "0"]) == 1
+    for other in (["--data", "npz:mine.npz"], ["--fix", "data=npz:mine.npz"]):
+        larnn("train", "--from", "elsewhere", 0, *other, *FIX, "--device", "cpu")
