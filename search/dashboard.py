@@ -35,7 +35,7 @@ from trials.study import StudyState
 
 HOSTS = ("127.0.0.1", "localhost")
 FIGURES = sorted(ON_PAGES, key=lambda kind: KINDS[kind].is_costly)
-"""Drawn on the page: how the search goes, what settings do, the costly ones last."""
+"""Drawn on the page, the costly ones last."""
 ACTIONS = {
     "pause": StudyState.PAUSED,
     "resume": StudyState.ACTIVE,
