@@ -128,7 +128,7 @@ class LARNNCell(nn.Module):
         weights = self.weights()
         if span.fused and fused.takes(absent, span, norms):
             return Trace(
-                *fused.run_sequence(self.config, weights, norms, inputs, hidden, queue, keep, span)
+                *fused.run_kernel(self.config, weights, norms, inputs, hidden, queue, keep, span)
             )
         return Trace(
             *run_sequence(

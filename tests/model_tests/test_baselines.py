@@ -221,7 +221,7 @@ def test_wrong_inputs_are_refused(kind):
     for lengths in (torch.tensor([7, 7]), torch.tensor([True] * B)):
         with pytest.raises(ValueError, match=r"lengths must be whole numbers \[B\]"):
             layer(x, lengths=lengths)
-    with pytest.raises(ValueError, match="x must be a tensor.* got PackedSequence"):
+    with pytest.raises(ValueError, match=r"x must be a tensor.* got PackedSequence"):
         layer(pack_sequence([x[:, 0], x[:3, 1]]))
     with pytest.raises(ValueError, match=r"^x must be torch\.float32 on cpu .*got torch\.float64"):
         layer(x.double())

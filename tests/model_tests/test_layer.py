@@ -282,6 +282,15 @@ def test_uninitialised_memory_is_never_read(norm, positional_encoding):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_what_comes_out_is_no_view_of_what_backward_needs():
+    layer = make_layer(num_layers=1, stacking="plain")
+    for shape in ((1, 1, 3), (5, 1, 3)):
+        output, state = layer(torch.randn(shape))
+        for part in (output, *state):
+            assert part.untyped_storage().nbytes() == part.nbytes
+        output.relu_().sum().backward()
+
+
 def test_calls_share_nothing():
     layer = make_layer().eval()
     x, y = torch.randn(2, 5, 2, 3)
