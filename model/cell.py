@@ -87,7 +87,9 @@ class LARNNCell(nn.Module):
         """What each slot's age adds to its keys and values, ``[K, 1, 2H]``."""
         if self.config.positional_encoding == "none":
             return None
-        features = positional_features(self.config.window_size).to(matrix)
+        # A cell whose window was cut after its training still sees an age as it did then.
+        octaves = matrix.shape[1] // 2
+        features = positional_features(self.config.window_size, octaves).to(matrix)
         return F.linear(features, matrix)[:, None]
 
     def forward(
