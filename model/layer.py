@@ -150,7 +150,10 @@ class LARNN(SequenceLayer):
     def forward(
         self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, LARNNState]:
-        """Run over sequences; see `SequenceLayer.forward`. The state is a `LARNNState`."""
+        """Run over sequences: ``x`` ``[T, B, F]`` gives ``[T, B, H]`` and a `LARNNState`.
+
+        Unbatched input, ``lengths`` and what is refused are as `SequenceLayer.forward` says.
+        """
         output, after = self._call(x, state, lengths, self.run)
         return output, LARNNState(*after)
 
