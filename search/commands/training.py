@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ import click
 
 from model.config import TrialConfig
 from search.options import (
-    BACKEND_VARIABLE,
     backend_option,
     device_option,
     json_option,
@@ -27,8 +25,7 @@ from search.options import (
 
 if TYPE_CHECKING:
     from model.epochs import Epoch, FitResult
-    from trials.study import Study
-    from trials.trial import Trial
+    from search.repeat import Training
 
 CHECKPOINT = "checkpoint.safetensors"
 STOPPED = 130
@@ -69,38 +66,33 @@ def train(
     """
     fixed = read_fix(fix, "data", "seed")
     params: dict[str, Any] = {}
-    fingerprint = backend = None
+    requirements: Mapping[str, Any] = {}
+    backend = None  # --backend is left in the environment
     if source is not None:
-        study, trial = _source(*source, mongo)
-        params = {"seed": trial.seed, **trial.params}
-        threads = threads or study.spec.threads
+        again = _source(*source, mongo)
+        params, backend, threads = again.params, again.backend, threads or again.threads
         if data is None and "data" not in fixed:
-            fingerprint = study.spec.requirements.get("data_fingerprint")
-        if BACKEND_VARIABLE not in os.environ:  # where --backend leaves what it was given
-            backend = trial.result.get("backend")
+            requirements = again.requirements
     given = {"data": data, "seed": seed}
     params |= {name: value for name, value in given.items() if value is not None}
     with mistakes():
         config = TrialConfig.from_params(params | fixed)
-        return _train(config, fingerprint, device, threads, backend, folder, as_json)
+        return _train(config, requirements, device, threads, backend, folder, as_json)
 
 
-def _source(study: str, number: int, mongo: str | None) -> tuple[Study, Trial]:
-    """The trial to start from, and its study."""
-    from search.launch import DEFAULT_OBJECTIVE
+def _source(study: str, number: int, mongo: str | None) -> Training:
+    """How the trial to start from was trained."""
+    from search.repeat import training_of
 
     with looking_at(study, mongo) as (store, name):
         found, trial = store.get_study(name), store.get_trial(name, number)
-    if found.spec.objective != DEFAULT_OBJECTIVE:
-        raise click.UsageError(
-            f"train knows the LARNN objective, study {study} minimises {found.spec.objective}"
-        )
-    return found, trial
+    with mistakes():
+        return training_of(found, trial)
 
 
 def _train(
     config: TrialConfig,
-    fingerprint: str | None,
+    requirements: Mapping[str, Any],
     device: str,
     threads: int | None,
     backend: str | None,
@@ -116,7 +108,7 @@ def _train(
         saved.check_free(folder)
     click.echo(f"Loading data {config.data.data} …", err=True)
     data = load_data(config)
-    check_requirements({} if fingerprint is None else {"data_fingerprint": fingerprint}, data)
+    check_requirements(requirements, data)
     result = _fit(config, data, device, threads, backend, folder)
     if result.stopped is not None or result.best is None or result.weights is None:
         where = (
