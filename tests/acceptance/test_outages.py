@@ -156,7 +156,7 @@ def test_run_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how
         told = time.monotonic()
         process.send_signal(number)
         assert process.wait(60) == status
-        assert time.monotonic() - told < promised(8)
+        assert time.monotonic() - told < promised(12)
         assert workers
         assert not any(is_alive(pid) for pid in workers)
 
