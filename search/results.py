@@ -6,7 +6,7 @@ pandas is imported by the functions that need it, so that commands which only pr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -151,14 +151,14 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     given = list(dict.fromkeys(name for trial in trials for name in trial.params))
     params = {name: _param_column(name) for name in dict.fromkeys([*searched, *given])}
     taken = {*TRIAL_COLUMNS, *params.values()}
-    scalars = [_scalars(trial.result) for trial in trials]
+    scalars, sampled = [_scalars(trial.result) for trial in trials], _sampled(study)
     results = {
         name: f"result.{name}" if name in taken else name
         for name in dict.fromkeys(name for row in scalars for name in row)
     }
     rows = [
         _core(trial, study)
-        | {params[name]: value for name, value in _settings(trial, study).items()}
+        | {params[name]: value for name, value in {**sampled(trial), **trial.params}.items()}
         | {results[name]: value for name, value in scalar.items()}
         for trial, scalar in zip(trials, scalars, strict=True)
     ]
@@ -176,12 +176,12 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     return frame
 
 
-def _settings(trial: Trial, study: Study) -> Mapping[str, Any]:
-    """A trial's params, and what was searched for some of them to be derived from."""
+def _sampled(study: Study) -> Callable[[Trial], Mapping[str, Any]]:
+    """What was searched for a trial's params to be derived from, where a space derives some."""
     if not study.spec.space.get("derive"):
-        return trial.params
-    sampled = Space.from_dict(study.spec.space).sampled(trial.params)
-    return {**(sampled or {}), **trial.params}
+        return lambda trial: {}
+    space = Space.from_dict(study.spec.space)
+    return lambda trial: space.sampled(trial.params) or {}
 
 
 def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
