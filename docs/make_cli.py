@@ -20,7 +20,8 @@ Made from the commands by `python docs/make_cli.py > docs/cli.md`; a test holds 
 An option with an `env var` may also stand in a file `larnn-search.toml` in the current folder,
 under its name (`max-trials = 50`); arguments and other options are typed. Precedence: option,
 environment, file, default. Exit status: 0 done, 1 a failure, 2 a mistake in the command, 130
-stopped by Ctrl-C, 143 by SIGTERM.
+stopped by Ctrl-C, 143 by SIGTERM; `worker`, `feed` and `dashboard`, which serve until they are
+told to stop, then end with 0.
 """
 
 

@@ -38,7 +38,7 @@ ACTIVATIONS = {
 }
 
 
-def positional_features(window_size: int) -> Tensor:
+def positional_features(window_size: int, octaves: int | None = None) -> Tensor:
     """Sines and cosines of a cell's age in the window (the paper, section 3.3).
 
     Periods double from 2 steps on for cosines and from 4 for sines, up to a quarter of a wave over
@@ -46,14 +46,16 @@ def positional_features(window_size: int) -> Tensor:
 
     Args:
         window_size: Steps, K.
+        octaves: How many periods, P / 2; None: ``ceil(log2(4 K))``.
 
     Returns:
-        Oldest first, float64 ``[K, P]`` with ``P = 2 ceil(log2(4 K))``; the newest cell has age 1.
+        Oldest first, float64 ``[K, P]``; the newest cell has age 1.
     """
-    octaves = torch.arange(1, math.ceil(math.log2(4 * window_size)) + 1, dtype=torch.float64)
+    octaves = octaves or math.ceil(math.log2(4 * window_size))
+    powers = torch.arange(1, octaves + 1, dtype=torch.float64)
     ages = torch.arange(window_size, 0, -1, dtype=torch.float64)[:, None]
-    cosines = torch.cos(2 * math.pi * ages / 2**octaves)
-    sines = torch.sin(2 * math.pi * ages / 2 ** (octaves + 1))
+    cosines = torch.cos(2 * math.pi * ages / 2**powers)
+    sines = torch.sin(2 * math.pi * ages / 2 ** (powers + 1))
     return torch.cat([cosines, sines], dim=1)
 
 

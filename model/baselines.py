@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from model.call import Baseline, State
-from model.norm import Span, StepBatchNorm
+from model.call import SequenceLayer, State
+from model.norm import Span, StepBatchNorm, check_training_batch
 from model.passes import begin
 
 
@@ -34,7 +34,7 @@ def _run(
     return padded.masked_fill(~some, 0.0), after
 
 
-class LSTM(Baseline):
+class LSTM(SequenceLayer):
     """Layers of `torch.nn.LSTM` (Hochreiter & Schmidhuber, 1997), stacked as a LARNN's are.
 
     Args:
@@ -134,10 +134,10 @@ class BNLSTMCell(nn.Module):
         return torch.stack(outputs), (h, c)
 
 
-class BNLSTM(Baseline):
+class BNLSTM(SequenceLayer):
     """Layers of the batch-normalised LSTM (Cooijmans et al., 2017); arguments as `LSTM`'s.
 
-    Training needs at least two sequences: a ValueError says so.
+    Training needs at least two sequences, which have seen equally many steps: a ValueError says so.
     """
 
     def __init__(
@@ -170,12 +170,12 @@ class BNLSTM(Baseline):
     ) -> tuple[Tensor, State]:
         """One layer after the other."""
         T, B, _ = x.shape
-        if self.training and B == 1:
-            raise ValueError("training with batch norm needs a batch of at least 2, got 1")
         if state is None:
             zeros = x.new_zeros(len(self.layers), B, self.hidden_size)
             state = (zeros, zeros, torch.zeros(B, dtype=torch.long, device=x.device))
         h, c, first = state
+        if self.training:
+            check_training_batch(first.tolist())
         running = (B,) * T if valid is None else tuple(valid.sum(1).tolist())
         span = Span(first, T, 1, valid, running, self.training)
         states = []
@@ -191,7 +191,7 @@ class BNLSTM(Baseline):
 CELLS_IN_BLOCK = 3
 
 
-class StackedResidualBiLSTM(Baseline):
+class StackedResidualBiLSTM(SequenceLayer):
     """Blocks of three bidirectional LSTM cells with residual connections (Chevalier, 2016).
 
     With three blocks this is the network of 18 cells (3 x 3, in both directions) that the LARNN

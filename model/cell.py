@@ -87,7 +87,9 @@ class LARNNCell(nn.Module):
         """What each slot's age adds to its keys and values, ``[K, 1, 2H]``."""
         if self.config.positional_encoding == "none":
             return None
-        features = positional_features(self.config.window_size).to(matrix)
+        # A cell whose window was cut after its training still sees an age as it did then.
+        octaves = matrix.shape[1] // 2
+        features = positional_features(self.config.window_size, octaves).to(matrix)
         return F.linear(features, matrix)[:, None]
 
     def forward(
@@ -128,7 +130,7 @@ class LARNNCell(nn.Module):
         weights = self.weights()
         if span.fused and fused.takes(absent, span, norms):
             return Trace(
-                *fused.run_sequence(self.config, weights, norms, inputs, hidden, queue, keep, span)
+                *fused.run_kernel(self.config, weights, norms, inputs, hidden, queue, keep, span)
             )
         return Trace(
             *run_sequence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -36,10 +37,9 @@ def _check_number(name: str, value: Any, field: dataclasses.Field[Any]) -> None:
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value!r}")
-    holds = {"at least": value.__ge__, "above": value.__gt__, "below": value.__lt__}
+    holds = {"at least": operator.ge, "above": operator.gt, "below": operator.lt}
     for word, bound in field.metadata["rule"].items():
-        # An int's comparison with a float bound is NotImplemented: compare as floats.
-        if bound is not None and not getattr(float(value), holds[word].__name__)(float(bound)):
+        if bound is not None and not holds[word](value, bound):
             raise ValueError(f"{name} must be {word} {bound:g}, got {value!r}")
 
 
@@ -185,7 +185,8 @@ class TrainingConfig(Config):
     precision: str = choice(
         "float32", "arithmetic (mixed: bfloat16 or float16 on CUDA)", "float32", "mixed"
     )
-    seed: int = number(0, "seed of weights, order and dropout", at_least=0)
+    # Databases and random generators take 64 bits.
+    seed: int = number(0, "seed of weights, order and dropout", at_least=0, below=2**63)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,6 +203,11 @@ class DataConfig(Config):
 
     data: str = dataclasses.field(default="har", metadata={"doc": "data set"})
     time_stride: int = number(1, "keep every n-th time step", at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.data, str):
+            raise ValueError(f"data must be the name of a data set, got {self.data!r}")
 
 
 @dataclass(frozen=True)

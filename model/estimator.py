@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from model import saved
 from model.config import ModelConfig, TrainingConfig, TrialConfig
-from model.data.arrays import check_values
+from model.data.arrays import check_training_classes, check_values
 from model.data.dataset import DataError, Dataset, fingerprint
 from model.evaluation import about_weights, load_classifier
 from model.training import fit
@@ -101,7 +101,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
     ) -> None:
         # scikit-learn's rule: keep what was given, check it in fit.
         given = locals()
-        for name in inspect.signature(type(self)).parameters:
+        for name in list(inspect.signature(LARNNClassifier.__init__).parameters)[1:]:
             setattr(self, name, given[name])
 
     def __sklearn_tags__(self) -> Any:
@@ -147,6 +147,11 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             fingerprint=fingerprint(digest, 1, split),
             licence="your own",
             source="arrays",
+        )
+        check_training_classes(
+            data,
+            "all its groups are kept back for validation, so add groups, lower validation_fraction "
+            "or take another random_state",
         )
         result = fit(
             self._config(seed),

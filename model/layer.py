@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model import fused
-from model.call import check_input, check_lengths, check_state
+from model.call import SequenceLayer, State
 from model.cell import LARNNCell, Trace
 from model.config import ModelConfig
-from model.norm import Span, StepBatchNorm
+from model.norm import Span, StepBatchNorm, check_training_batch
 
 
 class LARNNState(NamedTuple):
@@ -38,7 +40,7 @@ class LARNNState(NamedTuple):
         return self.queue[:, -1]
 
 
-class LARNN(nn.Module):
+class LARNN(SequenceLayer):
     """Linear Attention Recurrent Neural Network (Chevalier 2018, arXiv 1808.05578, section 3).
 
     An LSTM-like recurrence in which each time step attends to the layer's own latest cell states.
@@ -101,7 +103,7 @@ class LARNN(nn.Module):
         batch_first: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(input_size, batch_first=batch_first)
         if input_size < 1:
             raise ValueError(f"input_size must be at least 1, got {input_size}")
         if num_heads < 1 or hidden_size < 1 or hidden_size % num_heads:
@@ -127,9 +129,7 @@ class LARNN(nn.Module):
         )
         if hidden_size < 2 and "layer" in (norm, attention_norm):
             raise ValueError("layer norm needs a hidden_size of at least 2, got 1: set norm='none'")
-        self.input_size = input_size
         self.hidden_size = hidden_size
-        self.batch_first = batch_first
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(LARNNCell(size, self.config) for size in sizes)
         self._wanted_backend = fused.choose_backend(backend, self.config)
@@ -148,103 +148,79 @@ class LARNN(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, state: LARNNState | None = None, *, lengths: Tensor | None = None
+        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, LARNNState]:
-        """Run over sequences.
+        """Run over sequences: ``x`` ``[T, B, F]`` gives ``[T, B, H]`` and a `LARNNState`.
 
-        Args:
-            x: ``[T, B, F]``, ``[B, T, F]`` with ``batch_first``, or unbatched ``[T, F]``.
-            state: What an earlier call returned, to go on from there; None: from the start.
-            lengths: Steps of each sequence that are real, ``[B]``, 0 to T; None: all. Later steps
-                change neither state nor norms, and their output is 0.
-
-        Returns:
-            The last layer's output, shaped as ``x`` with H features, and the state after each
-            sequence's last real step.
-
-        Raises:
-            ValueError: If a shape, type or device does not fit; or in training with batch norm, if
-                the batch is one sequence, or its sequences have not seen equally many steps.
+        Unbatched input, ``lengths`` and what is refused are as `SequenceLayer.forward` says.
         """
-        return self._run(x, state, lengths, training=self.training)
+        output, after = self._call(x, state, lengths, self.run)
+        return output, LARNNState(*after)
 
     @torch.no_grad()
-    def attention(self, x: Tensor, state: LARNNState | None = None) -> Tensor:
+    def attention(
+        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None
+    ) -> Tensor:
         """Show what each step looks at, as at evaluation (no dropout, learned norms).
 
         Args:
             x: As for `forward`.
             state: As for `forward`.
+            lengths: As for `forward`.
 
         Returns:
             Weights ``[num_layers, B, N, T, K]``, the newest cell last; they sum to 1 over K, and
-            slots without a cell have 0. Unbatched: without B.
+            slots without a cell have 0, as have all slots of steps past a sequence's end.
+            Unbatched: without B.
         """
         looks: list[list[Tensor]] = [[] for _ in self.cells]
-        self._run(x, state, None, training=False, looks=looks)
+        self._call(x, state, lengths, partial(self.run, looks=looks))
         K = self.config.window_size
         filled = [
             [F.pad(look, (0, 0, 0, 0, K - len(look), 0)) for look in layer] for layer in looks
         ]
         weights = torch.stack([torch.stack(layer) for layer in filled])  # [L, T, K, B, N]
         weights = weights.permute(0, 3, 4, 1, 2)
+        if lengths is not None:
+            steps = torch.arange(weights.shape[3], device=x.device)
+            ended = steps >= lengths.to(x.device)[:, None]  # [B, T]
+            weights = weights.masked_fill(ended[:, None, :, None], 0.0)
         return weights[:, 0] if x.dim() == 2 else weights
 
-    def _run(
+    def state_shapes(self, batch: tuple[int, ...]) -> dict[str, Sequence[int]]:
+        """As `LARNNState`."""
+        L, K, H = self.config.num_layers, self.config.window_size, self.hidden_size
+        return {"hidden": (L, *batch, H), "queue": (L, K, *batch, H), "steps": batch}
+
+    def run(
         self,
         x: Tensor,
-        state: LARNNState | None,
+        state: State | None,
         lengths: Tensor | None,
+        valid: Tensor | None,
         *,
-        training: bool,
         looks: list[list[Tensor]] | None = None,
     ) -> tuple[Tensor, LARNNState]:
-        """Bring what the caller gave to ``[T, B, F]``, run, and bring the results back."""
-        unbatched = x.dim() == 2
-        self._check(x, state, lengths)
-        if unbatched:
-            x = x[:, None]
-            if state is not None:
-                hidden, queue, steps = state
-                state = LARNNState(hidden[:, None], queue[:, :, None], steps[None])
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        if state is None:
-            state = self._start(x)
-        fused = looks is None and self.backend == "fused"  # the kernel keeps no weights
-        span, lengths = self._span(x, state.steps, lengths, training=training, fused=fused)
-        output, after = self._layers(x, state, lengths, span, looks)
-        if unbatched:
-            hidden, queue, steps = after
-            return output[:, 0], LARNNState(hidden[:, 0], queue[:, :, 0], steps[0])
-        return output.transpose(0, 1) if self.batch_first else output, after
-
-    def _layers(
-        self,
-        x: Tensor,
-        state: LARNNState,
-        lengths: Tensor | None,
-        span: Span,
-        looks: list[list[Tensor]] | None,
-    ) -> tuple[Tensor, LARNNState]:
-        """All layers over ``[T, B, F]``."""
+        """All layers over ``[T, B, F]``; ``looks`` takes what each step looks at in evaluation."""
+        before = self._start(x) if state is None else LARNNState(*state)
+        if valid is not None and bool(valid[-1].all()):
+            lengths = valid = None
+        span = self._span(len(x), before.steps, valid, looks)
         rows = torch.arange(span.history, device=x.device)[:, None]
-        absent = rows < span.history - 1 - state.steps  # [R, B]
+        absent = rows < span.history - 1 - before.steps  # [R, B]
         gap = absent if bool(absent.any()) else None
         hiddens, queues = [], []
-        if span.ended is not None:  # whatever stands there, even NaN, must not reach a gradient
-            x = x.masked_fill(span.ended, 0.0)
         for number, cell in enumerate(self.cells):
-            queue = state.queue[number]
+            queue = before.queue[number]
             trace: Trace = cell(
                 x,
-                state.hidden[number],
+                before.hidden[number],
                 queue[-span.history :],
                 gap,
                 span,
                 None if looks is None else looks[number],
             )
-            hidden, queue = _latest(trace, state.hidden[number], queue, lengths)
+            hidden, queue = _latest(trace, before.hidden[number], queue, lengths)
             hiddens.append(hidden)
             queues.append(queue)
             output = trace.hidden
@@ -252,7 +228,7 @@ class LARNN(nn.Module):
                 output = F.dropout(output, self.config.dropout, training=span.training)
             residual = self.config.stacking == "residual" and number > 0
             x = x + output if residual else output
-        steps = state.steps + (span.length if lengths is None else lengths)
+        steps = before.steps + (span.length if lengths is None else lengths)
         return x, LARNNState(torch.stack(hiddens), torch.stack(queues), steps)
 
     def _start(self, x: Tensor) -> LARNNState:
@@ -265,57 +241,17 @@ class LARNN(nn.Module):
         )
 
     def _span(
-        self, x: Tensor, steps: Tensor, lengths: Tensor | None, *, training: bool, fused: bool
-    ) -> tuple[Span, Tensor | None]:
-        """The time steps of this call; lengths come back as None where all are T."""
-        T, B = x.shape[:2]
-        running, valid = [B] * T, None
-        if lengths is not None:
-            lengths = lengths.to(x.device)
-            valid = torch.arange(T, device=x.device)[:, None] < lengths  # [T, B]
-            running = valid.sum(1).tolist()
-            if running[-1] == B:
-                lengths = valid = None
+        self, T: int, steps: Tensor, valid: Tensor | None, looks: list[list[Tensor]] | None
+    ) -> Span:
+        """The time steps of this call."""
+        training = self.training and looks is None
+        fused = looks is None and self.backend == "fused"  # the kernel keeps no weights
         seen = steps.tolist()
         if training and any(isinstance(part, StepBatchNorm) for part in self.modules()):
-            if B < 2:
-                raise ValueError(
-                    "training with batch norm needs at least 2 sequences in a batch, got 1: "
-                    "use a larger batch, eval(), or norm='layer'"
-                )
-            if min(seen) != max(seen):
-                raise ValueError(
-                    "training with batch norm needs sequences that have seen equally many steps, "
-                    f"got {min(seen)} to {max(seen)}: start anew, or use norm='layer'"
-                )
+            check_training_batch(seen)
+        running = [len(seen)] * T if valid is None else valid.sum(1).tolist()
         history = min(self.config.window_size, max(seen) + 1)
-        return Span(steps, T, history, valid, tuple(running), training, fused), lengths
-
-    def _check(self, x: Tensor, state: LARNNState | None, lengths: Tensor | None) -> None:
-        """Refuse what does not fit, before anything is computed."""
-        length, batch = check_input(x, self.input_size, batch_first=self.batch_first)
-        self._check_type("x", x)
-        if state is not None:
-            L, K, H = self.config.num_layers, self.config.window_size, self.hidden_size
-            check_state(
-                state, {"hidden": (L, *batch, H), "queue": (L, K, *batch, H), "steps": batch}
-            )
-            self._check_type("state.hidden", state.hidden)
-            self._check_type("state.queue", state.queue)
-        if lengths is not None:
-            check_lengths(lengths, length, batch)
-
-    def _check_type(self, name: str, value: Tensor) -> None:
-        """Refuse another type or device than the parameters'; autocast takes any floating type."""
-        weight = next(self.parameters())
-        found, wanted = (value.device, value.dtype), (weight.device, weight.dtype)
-        if torch.is_autocast_enabled(weight.device.type) and value.is_floating_point():
-            found = (value.device, weight.dtype)
-        if found != wanted:
-            raise ValueError(
-                f"{name} must be {weight.dtype} on {weight.device}, as the layer's parameters, got "
-                f"{value.dtype} on {value.device}: convert one of them with .to()"
-            )
+        return Span(steps, T, history, valid, tuple(running), training, fused)
 
 
 def _latest(

@@ -143,6 +143,27 @@ class StepBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+def check_training_batch(seen: Sequence[int]) -> None:
+    """Refuse a batch that a `StepBatchNorm` cannot be trained on.
+
+    Args:
+        seen: Steps that each sequence has seen before this call.
+
+    Raises:
+        ValueError: If it is one sequence, or its sequences have not seen equally many steps.
+    """
+    if len(seen) < 2:
+        raise ValueError(
+            "training with batch norm needs at least 2 sequences in a batch, got 1: use a larger "
+            "batch, eval(), or a LARNN with norm='layer'"
+        )
+    if min(seen) != max(seen):
+        raise ValueError(
+            "training with batch norm needs sequences that have seen equally many steps, got "
+            f"{min(seen)} to {max(seen)}: start anew, or use a LARNN with norm='layer'"
+        )
+
+
 Norm = NoNorm | LayerNorm | StepBatchNorm
 
 

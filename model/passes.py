@@ -23,10 +23,10 @@ def begin(norm: Norm, span: Span) -> NormPass:
 
 
 class NormPass:
-    """Leaves values as they are; the base of passes that do not.
+    """A norm's work on the steps of one call.
 
     Attributes:
-        changes: Whether it does anything.
+        changes: Whether there is a norm; else it is not called.
         gradients: Of weight and bias, from all backward steps since `restart`.
     """
 
@@ -41,11 +41,11 @@ class NormPass:
 
     def __call__(self, value: Tensor, step: int) -> Tensor:
         """Normalise what a step computed."""
-        return value
+        raise NotImplementedError
 
     def backward(self, gradient: Tensor, value: Tensor, step: int) -> Tensor:
         """From the gradient of the result to that of ``value``, both ``[W, H, B]``."""
-        return gradient
+        raise NotImplementedError
 
     def close(self) -> None:
         """End the pass: batch norms learn."""

@@ -47,8 +47,10 @@ class TorchSequence(torch.autograd.Function):
         # Saved as autograd saves: released by backward, kept by retain_graph. That the weights are
         # still what they were is checked; norms find theirs in the call.
         ctx.save_for_backward(block, *weights)
-        output = tape.joined[1:, call.sizes.inputs :].mT.contiguous()
-        return output, tape.cells[-call.cells_out :].mT.contiguous()
+        output = tape.joined[1:, call.sizes.inputs :], tape.cells[-call.cells_out :]
+        # Of one sequence, contiguous() would hand out the tape itself.
+        hidden, cells = (part.mT.clone(memory_format=torch.contiguous_format) for part in output)
+        return hidden, cells
 
     @staticmethod
     @once_differentiable

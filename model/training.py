@@ -145,7 +145,10 @@ class _Training:
         # With a smaller batch at the end, batch norm would see other moments there: leave it out.
         self.batch_size = min(self.settings.batch_size, len(self.train))
         self.steps_per_epoch = len(self.train) // self.batch_size
-        torch.manual_seed(self.settings.seed)
+        # torch.manual_seed would seed every GPU of the caller's as well.
+        torch.default_generator.manual_seed(self.settings.seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(self.settings.seed)
         classes = len(data.class_names)
         self.model = SequenceClassifier(config.model, data.x.shape[2], classes, backend=backend).to(
             device

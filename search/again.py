@@ -24,7 +24,7 @@ from search.parameter import Parameter
 from search.ranking import fresh_seeds, settings_of
 from search.source import StudyData
 from search.space import Space, parse_assignment
-from trials.study import Study, StudySpec
+from trials.study import StudySpec
 from trials.trial import Trial
 
 BASE = "as chosen"
@@ -134,11 +134,6 @@ def _spec(
         threads=study.spec.threads,
         requirements=study.spec.requirements,
     )
-
-
-def is_again(study: Study) -> bool:
-    """Whether a study trains settings again, which others chose."""
-    return study.spec.space.get("derive") == TOGETHER
 
 
 def comparison(data: StudyData) -> list[dict[str, Any]]:

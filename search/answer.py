@@ -63,7 +63,7 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
             cancelled may have been meant to go on.
     """
     study = store.get_study(name)
-    trials = store.list_trials(name, with_reports=False)
+    trials = store.list_trials(name)  # figures judge a pruned trial by its reports
     best = tuple(ranked(study, trials)[:5])
     look: Mapping[str, Any] | None = None
     figures: tuple[Path, ...] = ()
@@ -82,16 +82,20 @@ def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any
     Returns:
         ``{"number", "test_accuracy", ...}`` as logged in the study, None without kept weights.
     """
-    for look in study.test_looks:
-        if look["number"] == trial.number:
-            return look
+    if (look := _look_at(study, trial)) is not None:
+        return look
     weights = store.load_blob(study.name, trial.number, WEIGHTS)
     if weights is None:
         return None
     from search.objective import test_metrics
 
     metrics = test_metrics(trial.params, weights)
-    return store.record_test_look(study.name, {"number": trial.number, **metrics}).test_looks[-1]
+    look = {"number": trial.number, **metrics}
+    return _look_at(store.record_test_look(study.name, look), trial)
+
+
+def _look_at(study: Study, trial: Trial) -> Mapping[str, Any] | None:
+    return next((look for look in study.test_looks if look["number"] == trial.number), None)
 
 
 def draw_figures(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Path, ...]:

@@ -6,7 +6,6 @@ by SIGTERM.
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -125,8 +124,3 @@ def complain(message: str, status: int) -> int:
     """Print an error as users should see it: one line, no traceback."""
     click.echo(f"larnn-search: {message}", err=True)
     return status
-
-
-def version() -> str:
-    """Version of this project, as installed."""
-    return importlib.metadata.version("larnn-search")

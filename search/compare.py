@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.again import is_again
 from search.ending import loss_of
 from search.results import core_hours, shared_settings
 from search.source import StudyData
@@ -19,11 +18,6 @@ Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 
 
-def is_search(data: StudyData) -> bool:
-    """Whether a study chooses settings; rankings, ablations and finals train chosen ones again."""
-    return not data.is_final and not is_again(data.study)
-
-
 def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
     """One row of plain JSON values a study, in the order given.
 
@@ -31,7 +25,8 @@ def compare(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
     interval that holds it in 95 of 100 searches (draws of ``budget`` losses with replacement, in
     closed form: Dodge et al. 2019, "Show Your Work", section 3.1). The budget is the number of
     finished trials of the smallest study that has some, so that nobody wins by having tried more.
-    Trials without a result (pruned, failed) count as worse than every other.
+    Trials without a result (pruned, failed) count as worse than every other; an end of the interval
+    is None where it is one of them, and the mean is of the searches that have a result.
 
     ``test_accuracy`` is the logged look at the test people, with a 95 % Wilson interval over its
     sequences; sequences of one person resemble each other, so the truth is wider.
@@ -62,7 +57,9 @@ def _row(data: StudyData, budget: int) -> dict[str, Any]:
     }
 
 
-def _expected(data: StudyData, budget: int) -> tuple[float | None, Interval | None]:
+def _expected(
+    data: StudyData, budget: int
+) -> tuple[float | None, tuple[float | None, float | None] | None]:
     """Mean and 95 % interval of the least of ``budget`` losses drawn from the study's."""
     losses = np.sort([loss for loss in map(loss_of, data.trials) if np.isfinite(loss)])
     if not len(losses) or not budget:
@@ -72,9 +69,10 @@ def _expected(data: StudyData, budget: int) -> tuple[float | None, Interval | No
     share = -np.diff(np.append(1.0, left))
     reached = 1 - left
     low, high = (
-        losses[min(int(np.searchsorted(reached, q)), len(losses) - 1)] for q in (0.025, 0.975)
+        float(losses[place]) if (place := int(np.searchsorted(reached, q))) < len(losses) else None
+        for q in (0.025, 0.975)
     )
-    return float(losses @ share / share.sum()), (float(low), float(high))
+    return float(losses @ share / share.sum()), (low, high)
 
 
 def _test_look(data: StudyData) -> Mapping[str, Any]:

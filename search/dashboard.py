@@ -11,7 +11,7 @@ import io
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from http.cookies import SimpleCookie
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
@@ -19,23 +19,23 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.enqueue import resume
+from search.figure_kinds import KINDS, ON_PAGES
 from search.results import loss_name, searched_settings, to_plain
 from search.snapshot import StudyFollower
 from search.source import from_store
+from search.steering import resume
 from trials.errors import StudyNotFoundError, TrialsError
 from trials.store import TrialStore
 from trials.study import StudyState
 
 HOSTS = ("127.0.0.1", "localhost")
-FIGURES = ("best", "curves", "settings", "choices", "parallel", "window-heads", "timeline",
-           "throughput", "importance", "effects", "interactions")  # fmt: skip
-"""Drawn on the page; the costly ones last."""
+FIGURES = sorted(ON_PAGES, key=lambda kind: KINDS[kind].is_costly)
+"""Drawn on the page, the costly ones last."""
 ACTIONS = {
     "pause": StudyState.PAUSED,
     "resume": StudyState.ACTIVE,
@@ -94,9 +94,10 @@ class Guard:
                 self._cookie, self._token.decode(), httponly=True, samesite="strict"
             )
             return redirect
-        cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+        # Read as browsers write them: those of other ports are here too, well-formed or not.
+        cookie = HTTPConnection(scope).cookies.get(self._cookie, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if self._is_token(cookie.value if cookie else "") or self._is_token(bearer):
+        if self._is_token(cookie) or self._is_token(bearer):
             return None
         return PlainTextResponse(
             "this page needs its token: open the address that `larnn-search dashboard` printed",
@@ -118,7 +119,8 @@ class Pages:
     def __init__(self, store: TrialStore, *, may_control: bool) -> None:
         self._store = store
         self._may_control = may_control
-        self._followers: dict[str, StudyFollower] = {}
+        self._followers: dict[tuple[str, datetime], StudyFollower] = {}
+        """By name and creation: a study that was deleted and made anew is another one."""
         self._reading = threading.Lock()
         self._drawing: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._drawn: dict[tuple[str, str], tuple[Any, bytes]] = {}
@@ -137,7 +139,8 @@ class Pages:
             {
                 "studies": [{"name": s.name, "state": str(s.state)} for s in studies],
                 "may_control": self._may_control,
-                "figures": list(FIGURES),
+                "figures": FIGURES,
+                "costly": [kind for kind in FIGURES if KINDS[kind].is_costly],
             }
         )
 
@@ -145,7 +148,8 @@ class Pages:
         """A study as it is now: `Snapshot.to_json`, and the best trial's searched settings."""
         name = request.path_params["name"]
         with self._reading:
-            follower = self._followers.setdefault(name, StudyFollower(self._store, name))
+            key = name, self._store.get_study(name).created_at
+            follower = self._followers.setdefault(key, StudyFollower(self._store, name))
             snapshot = follower.snapshot()
         best = snapshot.best
         settings = searched_settings(snapshot.study, best) if best else {}
@@ -164,7 +168,8 @@ class Pages:
         if kind not in FIGURES:
             return PlainTextResponse(f"a figure is one of {', '.join(FIGURES)}", 404)
         counts = self._store.counts(name)
-        version = tuple(counts[state] for state in counts if state.is_finished)
+        ended = (counts[state] for state in counts if state.is_finished)
+        version = self._store.get_study(name).created_at, *ended
         with self._drawing[name, kind]:
             known, picture = self._drawn.get((name, kind), (None, b""))
             if known != version:

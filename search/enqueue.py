@@ -10,17 +10,15 @@ from typing import Any
 from model.config import TrialConfig
 from model.words import did_you_mean
 from search.derivation import DERIVATIONS
-from search.ending import reason_to_end
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
 from search.ranking import ranked
 from search.space import Space
-from search.study_view import ended_at
-from trials.errors import IllegalTransitionError, LeaseLostError
+from trials.errors import LeaseLostError
 from trials.store import NewTrial, TrialStore
 from trials.study import Study, StudySpec, StudyState, taken
 from trials.transfer import parse
-from trials.trial import BUDGET_STATES, Trial
+from trials.trial import Trial
 
 TRIES = 20
 """A feeder may take the next number at the same moment."""
@@ -72,49 +70,6 @@ def _add(store: TrialStore, study: Study, params: Mapping[str, Any]) -> Trial:
             store.set_study_state(study.name, StudyState.ACTIVE, was=found)
         return added
     raise AssertionError("the last try returns or raises")
-
-
-def retry(store: TrialStore, name: str, number: int) -> Trial:
-    """Put a FAILED or CANCELLED trial back into a study's queue; a COMPLETE study goes on with it.
-
-    Raises:
-        ValueError: If the study would end at once all the same.
-        IllegalTransitionError: As `TrialStore.retry_trial`.
-        StudyNotFoundError: If there is no such study.
-        TrialNotFoundError: If there is no such trial.
-    """
-    study = store.get_study(name)
-    if why := _would_end_again(store, study, but=number):
-        raise ValueError(
-            f"study {name} would end again at once ({why}): launch it again with larger limits, "
-            f"then retry trial {number}"
-        )
-    return store.retry_trial(name, number)
-
-
-def resume(store: TrialStore, name: str, message: str) -> Study:
-    """Let a study go on, a COMPLETE one too where its limits leave it something to do.
-
-    Raises:
-        IllegalTransitionError: If its state does not allow it, or it would end again at once.
-        StudyNotFoundError: If there is no such study.
-    """
-    study = store.get_study(name)
-    if why := _would_end_again(store, study):
-        raise IllegalTransitionError(
-            f"study {name} would end again at once ({why}); give it a larger budget first: the "
-            "command that launched it, with a higher --max-trials, say"
-        )
-    return store.set_study_state(name, StudyState.ACTIVE, message)
-
-
-def _would_end_again(store: TrialStore, study: Study, but: int | None = None) -> str | None:
-    """Why a COMPLETE study has nothing to do, trial ``but`` left aside; None where it has."""
-    if study.state is not StudyState.COMPLETE:
-        return None
-    listed = store.list_trials(study.name, sorted(BUDGET_STATES), with_reports=False)
-    finished = sorted((trial for trial in listed if trial.number != but), key=ended_at)
-    return reason_to_end(study, finished, store.now)
 
 
 # -- points from files -----------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import logging
 import math
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from search.ending import all_failed, loss_of, reason_to_end
@@ -21,7 +21,6 @@ from search.history import other_trials
 from search.pruning import NoPruning, Standings, make_rule
 from search.space import Space
 from search.study_view import StudyView
-from trials.clock import utc_now
 from trials.errors import (
     IllegalTransitionError,
     LeaseLostError,
@@ -59,7 +58,8 @@ class Feeder:
             busy, judged by how long trials took.
         token: Names this feeder; made up when None.
         lease_s: Seconds without a sign of life after which another feeder takes over.
-        clock: Now, in UTC; for its own pace only. What a study's time is, the store's clock says.
+        clock: Seconds that only go forward, for its own pace. What a study's time is, the store's
+            clock says.
         wait: Waits on an event for some seconds.
     """
 
@@ -71,7 +71,7 @@ class Feeder:
         ahead: int | None = None,
         token: str | None = None,
         lease_s: float = LEASE_SECONDS,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         if ahead is not None and ahead < 0:
@@ -87,7 +87,7 @@ class Feeder:
         self._suggester: Suggester | None = None
         self._standings: Standings | None = None
         patience_s = min(REUNION_SECONDS, lease_s)
-        self._timers = {"expired": clock() + timedelta(seconds=patience_s)}
+        self._timers = {"expired": clock() + patience_s}
         self._slots = 0
         self._finished_here: list[Trial] = []
         self._unswept = 0
@@ -174,7 +174,7 @@ class Feeder:
             return True
         asked_at = self._clock()
         if self._store.acquire_feeder(self._name, self._token, self._lease_s):
-            self._timers["lease"] = asked_at + timedelta(seconds=self._lease_s / 3)
+            self._timers["lease"] = asked_at + self._lease_s / 3
             return True
         self._timers.pop("lease", None)
         return False
@@ -184,7 +184,7 @@ class Feeder:
         now = self._clock()
         if now < self._timers.get(what, now):
             return False
-        self._timers[what] = now + timedelta(seconds=seconds)
+        self._timers[what] = now + seconds
         return True
 
     def _stand(self) -> tuple[int, ...]:

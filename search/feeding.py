@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
 
 from search.feeder import STANDBY_PAUSE, Feeder
-from trials.clock import utc_now
 from trials.errors import StoreUnavailableError, StudyNotFoundError, TrialsError
 from trials.store import LEASE_SECONDS, TrialStore
 
@@ -32,7 +31,7 @@ def feed_all(
     only: str | None = None,
     ahead: int | None = None,
     lease_s: float = LEASE_SECONDS,
-    clock: Callable[[], datetime] = utc_now,
+    clock: Callable[[], float] = time.monotonic,
     wait: Callable[[threading.Event, float], object] = threading.Event.wait,
 ) -> None:
     """Stand by for every study, or for ``only`` one, until ``stop`` is set.
@@ -45,11 +44,11 @@ def feed_all(
     if only is not None:
         store.get_study(only)
     feeders: dict[str, Feeder] = {}
-    troubled: dict[str, datetime] = {}
+    troubled: dict[str, float] = {}
     look_again = clock()
     while not stop.is_set():
         if clock() >= look_again:
-            look_again = clock() + timedelta(seconds=STANDBY_PAUSE)
+            look_again = clock() + STANDBY_PAUSE
             with suppress(StoreUnavailableError):
                 alive = {s.name for s in store.list_studies() if not s.state.is_over}
                 wanted = alive if only is None else alive & {only}
@@ -60,15 +59,19 @@ def feed_all(
                     for name in sorted(wanted)
                 }
         for name, feeder in list(feeders.items()):
+            if stop.is_set():
+                break
             try:
                 if feeder.survive(feeder.step):
                     continue
             except StudyNotFoundError:
                 pass  # deleted
             except Exception as error:
+                if stop.is_set():
+                    break  # too late for the program, which has closed the store
                 _tell(name, error)
                 feeder.leave()
-                troubled[name] = clock() + timedelta(seconds=TROUBLED_PAUSE)
+                troubled[name] = clock() + TROUBLED_PAUSE
             del feeders[name]
         wait(stop, min((feeder.pause for feeder in feeders.values()), default=STANDBY_PAUSE))
     for feeder in feeders.values():

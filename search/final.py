@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
 from search.parameter import Parameter
+from search.purpose import Purpose
 from search.ranking import fresh_seeds, settings_of
 from search.source import StudyData
 from search.space import Space
 from trials.study import StudySpec, StudyState
 from trials.trial import Trial, TrialState
 
-TEST = "test"
+TEST = Purpose.TEST.value
 FOLD = "fold {number} of {folds}"
 SOURCE = "settings_of"
 """The param of a final that tells where its settings come from: study and trial."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from search.beside import Beside
 from search.options import writing
 from trials.store import LEASE_SECONDS
 
@@ -40,22 +40,25 @@ def carry_out(
         study.name, workers, mongo=mongo, objectives=objectives, device=device, gpus=gpus, log=log
     )
     make_folder(folder)
-    with _resumable(), pool, _feeding(store, study.name, ahead) as check_feeder:
+    with _resumable(), _feeding(store, study.name, ahead) as feeding, pool:
 
         def check() -> None:
-            check_feeder()
+            feeding.check()
             if not pool.alive:
                 raise click.ClickException(f"all workers have ended; their log is {log}")
 
-        _follow(store, study.name, check)
+        try:
+            _follow(store, study.name, check)
+        finally:
+            feeding.stop()  # so that it leaves while the workers do
 
 
 def feed_to_the_end(store: TrialStore, study: Study, *, ahead: int | None, lease_s: float) -> None:
     """Feed a study that workers anywhere carry out, and show how it goes."""
     if study.state.is_over:
         return
-    with _resumable(), _feeding(store, study.name, ahead, lease_s) as check:
-        _follow(store, study.name, check)
+    with _resumable(), _feeding(store, study.name, ahead, lease_s) as feeding:
+        _follow(store, study.name, feeding.check)
 
 
 def make_folder(path: Path) -> None:
@@ -96,36 +99,13 @@ def _resumable() -> Iterator[None]:
         raise _StoppedError from None
 
 
-@contextmanager
 def _feeding(
     store: TrialStore, study: str, ahead: int | None, lease_s: float = LEASE_SECONDS
-) -> Iterator[Callable[[], None]]:
-    """Feed ``study`` from a thread of this process while the block runs.
-
-    Yields a check that raises what ended the feeder, if anything did before the study was over.
-    """
+) -> Beside:
+    """Feeds ``study`` beside this thread; its check tells what ended the feeder too early."""
     from search.feeder import Feeder
 
-    feeder, stop = Feeder(store, study, ahead=ahead, lease_s=lease_s), threading.Event()
-    ended: list[Exception] = []
-
-    def feed() -> None:
-        try:
-            feeder.run(stop)
-        except Exception as error:  # for the main thread, which would wait without end
-            ended.append(error)
-
-    def check() -> None:
-        if ended:
-            raise ended[0]
-
-    thread = threading.Thread(target=feed, name="feeder")
-    thread.start()
-    try:
-        yield check
-    finally:
-        stop.set()
-        thread.join()
+    return Beside(Feeder(store, study, ahead=ahead, lease_s=lease_s).run)
 
 
 def _follow(store: TrialStore, study: str, check: Callable[[], None]) -> None:

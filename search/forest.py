@@ -24,7 +24,7 @@ CELLS = 16
 DEPTH = 6
 
 
-class Grid:
+class Cells:
     """Searched settings, each cut into cells; the cells of all settings in one row, ``[C]``.
 
     Args:
@@ -91,12 +91,12 @@ class Effects:
     """Mean loss in each pair of cells of two settings, over all others, ``[C, C]``."""
 
 
-def grow(grid: Grid, features: Floats, losses: Floats, *, trees: int, seed: int) -> Effects:
+def grow(cells: Cells, features: Floats, losses: Floats, *, trees: int, seed: int) -> Effects:
     """Fit a forest to trials and take it apart.
 
     Args:
-        grid: Of the settings.
-        features: `Grid.encode`, ``[n, F]``.
+        cells: Of the settings.
+        features: `Cells.encode`, ``[n, F]``.
         losses: ``[n]``.
         trees: How many.
         seed: Equal seeds give equal forests.
@@ -111,25 +111,25 @@ def grow(grid: Grid, features: Floats, losses: Floats, *, trees: int, seed: int)
         pick = draw.integers(len(losses), size=len(losses))
         tree = DecisionTreeRegressor(max_depth=DEPTH, random_state=number)
         tree.fit(inputs[pick], losses[pick], check_input=False)
-        parts.append(_take_apart(tree.tree_, grid))
+        parts.append(_take_apart(tree.tree_, cells))
     means = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
     return Effects(*means)
 
 
-def _take_apart(tree: Any, grid: Grid) -> tuple[Floats, ...]:
+def _take_apart(tree: Any, cells: Cells) -> tuple[Floats, ...]:
     """`Effects` of one tree; no variance, no share."""
     leaves = tree.children_left < 0
-    inside = _boxes(tree, grid.features)[leaves].astype(float)  # [L, C]
+    inside = _boxes(tree, cells.features)[leaves].astype(float)  # [L, C]
     value = tree.value[leaves, 0, 0]
-    of = np.eye(len(grid.rows))[grid.owner]  # [C, J]
-    extent = (inside * grid.weight) @ of  # [L, J]: share of each setting's range
+    of = np.eye(len(cells.rows))[cells.owner]  # [C, J]
+    extent = (inside * cells.weight) @ of  # [L, J]: share of each setting's range
     part = value * extent.prod(axis=1)
-    spread = inside / extent[:, grid.owner]
+    spread = inside / extent[:, cells.owner]
     curve, surface = part @ spread, (part[:, None] * spread).T @ spread
     mean = part.sum()
     total = part @ value - mean**2
-    alone = (grid.weight * (curve - mean) ** 2) @ of
-    together = of.T @ (np.outer(grid.weight, grid.weight) * (surface - mean) ** 2) @ of
+    alone = (cells.weight * (curve - mean) ** 2) @ of
+    together = of.T @ (np.outer(cells.weight, cells.weight) * (surface - mean) ** 2) @ of
     together -= alone[:, None] + alone
     np.fill_diagonal(together, 0.0)
     scale = 1 / total if total > 1e-12 * mean**2 else 0.0

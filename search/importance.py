@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from search.forest import Effects, Grid, grow
+from search.forest import Cells, Effects, grow
 from search.parameter import Parameter
 from search.plot_style import loss_limits
 from search.results import judged, param_values
@@ -82,7 +82,7 @@ def importance(
     for group in groups:
         for index in group.own:
             share, low, high = group.interval(group.alone[:, index])
-            name, trials = group.sample.grid.rows[index].name, group.sample.trials
+            name, trials = group.sample.cells.rows[index].name, group.sample.trials
             rows.append({"setting": name, "share": share, "low": low, "high": high,
                          "trials": trials})  # fmt: skip
             chance += [one.alone[index] for one in group.shuffled]
@@ -106,7 +106,7 @@ def interactions(
     """
     rows, chance = [], [0.0] * (resamples // 2)
     for group in _groups(frame, space, resamples, seed):
-        names = [row.name for row in group.sample.grid.rows]
+        names = [row.name for row in group.sample.cells.rows]
         for i, j in itertools.combinations(range(len(names)), 2):
             if not {i, j} & set(group.own):
                 continue
@@ -139,13 +139,13 @@ def marginal_effects(
     """
     rows = []
     for group in _groups(frame, space, resamples, seed):
-        grid, count = group.sample.grid, group.sample.count
+        cells, count = group.sample.cells, group.sample.count
         curves = np.array([one.curve for one in (group.whole, *group.drawn)])
         for index in group.own:
-            cells = np.flatnonzero(grid.owner == index)
-            for cell, value in zip(cells, grid.values[index], strict=True):
+            own = np.flatnonzero(cells.owner == index)
+            for cell, value in zip(own, cells.values[index], strict=True):
                 loss, low, high = group.interval(curves[:, cell])
-                rows.append({"setting": grid.rows[index].name, "value": value, "loss": loss,
+                rows.append({"setting": cells.rows[index].name, "value": value, "loss": loss,
                              "low": low, "high": high, "trials": int(count[cell])})  # fmt: skip
     return pd.DataFrame(rows, columns=["setting", "value", "loss", "low", "high", "trials"])
 
@@ -169,14 +169,14 @@ def pair_effect(
         ValueError: As `importance`, or if no trials vary both settings.
     """
     for group in _groups(frame, space, RESAMPLES, seed):
-        names = [row.name for row in group.sample.grid.rows]
+        names = [row.name for row in group.sample.cells.rows]
         if {first, second} <= set(names) and {first, second} & {names[i] for i in group.own}:
-            grid = group.sample.grid
+            cells = group.sample.cells
             i, j = names.index(first), names.index(second)
-            block = group.whole.surface[np.ix_(grid.owner == i, grid.owner == j)]
+            block = group.whole.surface[np.ix_(cells.owner == i, cells.owner == j)]
             index, columns = (
-                pd.Index(grid.values[i], name=first),
-                pd.Index(grid.values[j], name=second),
+                pd.Index(cells.values[i], name=first),
+                pd.Index(cells.values[j], name=second),
             )
             return pd.DataFrame(block, index=index, columns=columns)
     raise ValueError(f"no trials of this study vary {first} and {second} together")
@@ -187,7 +187,7 @@ class _Sample:
     """Trials as forests see them; equal ones have equal keys."""
 
     key: str
-    grid: Grid = field(compare=False)
+    cells: Cells = field(compare=False)
     features: Floats = field(compare=False)
     losses: Floats = field(compare=False)
     count: NDArray[np.int_] = field(compare=False)
@@ -248,15 +248,15 @@ def _groups(frame: pd.DataFrame, space: Space, resamples: int, seed: int) -> lis
 
 
 def _sample(part: pd.DataFrame, rows: Sequence[Parameter]) -> _Sample:
-    grid = Grid(rows)
-    features, losses = grid.encode(part), part["loss"].to_numpy(dtype=float)
+    cells = Cells(rows)
+    features, losses = cells.encode(part), part["loss"].to_numpy(dtype=float)
     told = repr(rows).encode(), features.tobytes(), losses.tobytes()
     key = hashlib.sha256(b"|".join(told)).hexdigest()
-    count = grid.count(features)
+    count = cells.count(features)
     if len(losses) > MOST_TRIALS:
         seen = np.random.default_rng(0).choice(len(losses), MOST_TRIALS, replace=False)
         features, losses = features[seen], losses[seen]
-    return _Sample(key, grid, features, losses, count, len(part))
+    return _Sample(key, cells, features, losses, count, len(part))
 
 
 _growing = threading.Lock()
@@ -272,13 +272,13 @@ def _forests_of(sample: _Sample, resamples: int, seed: int) -> Forests:
 @functools.lru_cache(maxsize=8)
 def _grown(sample: _Sample, resamples: int, seed: int) -> Forests:
     """A forest of all trials, some of trials drawn with replacement, some of shuffled losses."""
-    grid, features, losses = sample.grid, sample.features, sample.losses
+    cells, features, losses = sample.cells, sample.features, sample.losses
     draw = np.random.default_rng(seed)
     picks = [draw.integers(len(losses), size=len(losses)) for _ in range(resamples)]
     orders = [draw.permutation(losses) for _ in range(resamples // 2)]
-    one = functools.partial(grow, grid, trees=TREES_A_DRAW, seed=seed)
+    one = functools.partial(grow, cells, trees=TREES_A_DRAW, seed=seed)
     return (
-        grow(grid, features, losses, trees=TREES, seed=seed),
+        grow(cells, features, losses, trees=TREES, seed=seed),
         tuple(one(features[pick], losses[pick]) for pick in picks),
         tuple(one(features, order) for order in orders),
     )

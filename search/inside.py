@@ -5,7 +5,9 @@ Everything here is measured on validation people; the test people are not looked
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +16,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from model.cell import LARNNCell
 from model.classifier import SequenceClassifier
 from model.data.dataset import Dataset
 from model.evaluation import Part, TrainedClassifier
+from model.layer import LARNN
 from search.compare import wilson
+from search.repeat import training_of
 from search.source import StudyData, is_file
 from trials.errors import InvalidValueError
 
@@ -27,7 +32,7 @@ Floats = NDArray[np.float64]
 def winner_weights(
     data: StudyData, study: str, *, file: str | None = None, mongo: str | None = None
 ) -> bytes:
-    """The winner's weights: from a file, from the study's database, or trained again.
+    """The winner's weights: from a file, from the study's database, or trained again as it was.
 
     Args:
         data: The study.
@@ -36,7 +41,10 @@ def winner_weights(
         mongo: As for `search.source.read_study`.
 
     Raises:
-        InvalidValueError: If no trial is complete, or the file cannot be read.
+        InvalidValueError: If no trial is complete, the file cannot be read, or what should be
+            trained again is of another objective.
+        TrialRefusedError: If the data here are not the study's.
+        ValueError: If it was trained on a GPU and there is none.
     """
     best = data.best
     if best is None:
@@ -54,10 +62,17 @@ def winner_weights(
             if kept := store.load_blob(data.study.name, best.number, WEIGHTS):
                 return kept
     from model.training import fit
-    from search.objective import config_of, load_data
+    from search.objective import config_of, data_of_study
 
-    config = config_of({"seed": best.seed, **best.params}, None)
-    weights = fit(config, load_data(config)).weights
+    again = training_of(data.study, best)
+    config = config_of(again.params, None)
+    weights = fit(
+        config,
+        data_of_study(config, again.requirements),
+        device=again.device,
+        threads=again.threads,
+        backend=again.backend,
+    ).weights
     if weights is None:
         raise InvalidValueError(f"trial {best.number}, trained again, left no weights")
     return weights
@@ -82,6 +97,8 @@ def predictions(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
 def attention(trained: TrainedClassifier, data: Dataset, rows: Sequence[int]) -> Floats:
     """Where each step of some sequences looks, ``[L, B, N, T, K]``, the newest cell last.
 
+    Steps past a sequence's end are NaN.
+
     Raises:
         InvalidValueError: If the classifier's cell has no attention.
     """
@@ -89,14 +106,19 @@ def attention(trained: TrainedClassifier, data: Dataset, rows: Sequence[int]) ->
         raise InvalidValueError(
             f"a {trained.config.model.cell} has no attention to look at; choose a larnn study"
         )
-    x = torch.from_numpy(data.x[list(rows)])
+    rows = list(rows)
+    x = torch.from_numpy(data.x[rows])
     x = (x - torch.from_numpy(trained.normalisation.mean)) / torch.from_numpy(
         trained.normalisation.std
     )
+    ended = torch.zeros(x.shape[:2], dtype=torch.bool)  # [B, T]
+    if data.length is not None:
+        ended = torch.arange(x.shape[1]) >= torch.from_numpy(data.length[rows])[:, None]
     with torch.no_grad():
         inside = trained.model.input(x.to(_device(trained)).transpose(0, 1))
-    weights = trained.model.layer.attention(inside)  # type: ignore[operator]  # a LARNN's method
-    found: Floats = weights.double().cpu().numpy()
+    weights = trained.model.layer.attention(inside, lengths=(~ended).sum(1))  # type: ignore[operator]  # a LARNN's method
+    weights = weights.double().cpu().masked_fill(ended[:, None, :, None], math.nan)
+    found: Floats = weights.numpy()
     return found
 
 
@@ -113,18 +135,21 @@ def window_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
     part = Part(data, "validation", trained.normalisation, _device(trained))
     rows = []
     for size in [*sizes, config.window_size]:
-        cut = SequenceClassifier(
-            dataclasses.replace(config, window_size=size),
-            len(trained.channel_names),
-            len(trained.class_names),
-        ).to(_device(trained))
-        cut.load_state_dict(trained.model.state_dict())
-        right = part.logits(cut).argmax(1) == part.y
+        right = part.logits(_cut(trained.model, size)).argmax(1) == part.y
         accuracy, count = float(right.double().mean()), len(part.y)
         low, high = wilson(accuracy, count)
         rows.append({"window_size": size, "accuracy": accuracy, "low": low, "high": high,
                      "sequences": count})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _cut(model: SequenceClassifier, window_size: int) -> SequenceClassifier:
+    """The same weights, looking back less far; how they see a cell's age stays as it was."""
+    cut = copy.deepcopy(model)
+    for part in cut.modules():
+        if isinstance(part, LARNN | LARNNCell):
+            part.config = dataclasses.replace(part.config, window_size=window_size)
+    return cut
 
 
 def _device(trained: TrainedClassifier) -> torch.device:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from search.steering import resume
 from trials.errors import TrialsError
 from trials.store import TrialStore
 from trials.study import StudyState
 
 HELP = "p pause/resume  s stop after running trials  c cancel  n next study  q leave"
+BY_KEY = "larnn-search: by key"
 SURE = "Cancel the study? Its running trials are lost.   y yes   any other key: no"
 
 
@@ -107,8 +109,7 @@ class Steering:
             elif key == "n":
                 self._switch()
             elif key == "p":
-                paused = self._store.get_study(self.study).state is StudyState.PAUSED
-                self._set(StudyState.ACTIVE if paused else StudyState.PAUSED)
+                self._pause_or_resume()
         except TrialsError as error:  # this user may only read, say
             self.note = str(error)
         return key != "q"
@@ -120,5 +121,11 @@ class Steering:
         self.has_switched = self.has_switched or len(names) > 1
         self.study = names[at - 1]
 
+    def _pause_or_resume(self) -> None:
+        if self._store.get_study(self.study).state is StudyState.PAUSED:
+            resume(self._store, self.study, BY_KEY)
+        else:
+            self._set(StudyState.PAUSED)
+
     def _set(self, state: StudyState) -> None:
-        self._store.set_study_state(self.study, state, "larnn-search: by key")
+        self._store.set_study_state(self.study, state, BY_KEY)

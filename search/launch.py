@@ -67,8 +67,10 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
     check_study_name(request.study)  # before what takes time
     own = request.objective in (None, DEFAULT_OBJECTIVE)
     space, fixed, max_trials = _own_settings(request) if own else _foreign_settings(request)
-    for assignment in request.fix:
-        name, value = parse_assignment(assignment)
+    given = [parse_assignment(assignment) for assignment in request.fix]
+    if request.epochs is not None:
+        given.append(("epochs", request.epochs))
+    for name, value in given:
         if name in {row.name for row in space.rows}:
             space = space.fix(name, value)
         else:
@@ -111,15 +113,14 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
 def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
     """Space, fixed parameters and budget for the LARNN objective.
 
-    What the user said goes before what the space fixes, and that before what the preset fixes.
+    What the user said goes before what the space names, and that before what the preset fixes.
     """
     preset = PRESETS[request.preset]
     space = resolve(request.space) if request.space else _space_of_cell(request.fix, preset.space)
-    fixed = {name: value for name, value in preset.fixed.items() if name not in space.fixed}
+    own = {*space.fixed, *(row.name for row in space.rows)}
+    fixed = {name: value for name, value in preset.fixed.items() if name not in own}
     if request.data or "data" not in space.fixed:
         fixed["data"] = request.data or "har"
-    if request.epochs is not None:
-        fixed["epochs"] = request.epochs
     return space, fixed, request.max_trials or preset.max_trials
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from search.live_screen import render
 from search.plain_lines import PlainLines
 from search.snapshot import Snapshot, StudyFollower
+from search.tables import plain_console
 from trials.clock import utc_now
 from trials.errors import StoreUnavailableError
 from trials.patience import patience
@@ -56,7 +57,7 @@ class LiveView:
         self._store = store
         self._clock = clock
         self._follower = StudyFollower(store, study, clock)
-        self._console = console or Console()
+        self._console = console or plain_console()
         self._sleep = sleep
         self._lines = PlainLines(self._console, timer)
         self._timer = timer

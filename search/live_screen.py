@@ -81,7 +81,7 @@ _ALWAYS_SHOWN = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 def _best(snapshot: Snapshot) -> list[RenderableType]:
     best = snapshot.best
     if best is None:
-        return [Text("No trial is complete yet.", style="dim")]
+        return [Text(snapshot.why_no_best, style="dim")]
     words = Text.assemble(
         ("Best so far", "bold"), f"  loss {format_value(best.loss)}, trial {best.number}"
     )

@@ -25,7 +25,7 @@ def looks(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
     rows = [
         to_plain({"note": "", **row, "study": data.study.name})
         for data in studies
-        for row in (_of_final(data) if data.is_final else _of_search(data))
+        for row in (_of_final(data) if data.purpose.is_final else _of_search(data))
     ]
     return sorted(rows, key=lambda row: (str(row["at"]), row["study"], row["number"]))
 

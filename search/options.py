@@ -12,7 +12,7 @@ import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from search.launch import Request
+from search.space import parse_assignment
 
 if TYPE_CHECKING:
     from search.source import StudyData
@@ -197,10 +198,10 @@ def defaults_from_file(group: click.Group) -> dict[str, Any]:
     return _defaults(group, given)
 
 
-def _settings(command: click.Command) -> dict[str, str]:
-    """Parameter by the name of its option, of those that may stand in the file."""
+def _settings(command: click.Command) -> dict[str, Setting]:
+    """By the names of their options, those that may stand in the file."""
     found = (p for p in command.params if isinstance(p, Setting))
-    return {setting.opts[0].removeprefix("--"): str(setting.name) for setting in found}
+    return {setting.opts[0].removeprefix("--"): setting for setting in found}
 
 
 def _settings_below(command: click.Command) -> set[str]:
@@ -209,11 +210,57 @@ def _settings_below(command: click.Command) -> set[str]:
 
 
 def _defaults(command: click.Command, given: Mapping[str, Any]) -> dict[str, Any]:
-    named = _settings(command)
-    found = {named[name]: value for name, value in given.items() if name in named}
+    found: dict[str, Any] = {}
+    for name, setting in _settings(command).items():
+        if name in given:
+            value = given[name]
+            # One value of an option that may be repeated; for another command it may be the only.
+            single = setting.multiple and not isinstance(value, list)
+            found[str(setting.name)] = [value] if single else value
     if isinstance(command, click.Group):
         found |= {name: _defaults(below, given) for name, below in command.commands.items()}
     return found
+
+
+_PLACES = (
+    click.core.ParameterSource.COMMANDLINE,
+    click.core.ParameterSource.ENVIRONMENT,
+    click.core.ParameterSource.DEFAULT_MAP,
+)
+"""Where options are given, by precedence."""
+
+
+def is_lost(name: str, to: str) -> bool:
+    """Whether a parameter was given for nothing, as another one takes its use away.
+
+    Not where that other one goes before it: what the file and the environment say is for all
+    commands, and may be of no use to this one.
+    """
+    context = click.get_current_context()
+    given, taker = (context.get_parameter_source(parameter) for parameter in (name, to))
+    return given in _PLACES and taker in _PLACES[_PLACES.index(given) :]
+
+
+def read_fix(fix: Iterable[str], *own: str) -> dict[str, Any]:
+    """What ``--fix`` pins.
+
+    Args:
+        fix: The option's values.
+        own: Settings that have an option of their own.
+
+    Raises:
+        click.UsageError: If one of these is given by both, or ``fix`` holds no assignments.
+    """
+    with mistakes():
+        pinned = dict(map(parse_assignment, fix))
+    for name in own:
+        if name in pinned and is_lost(name, to="fix"):
+            value = click.get_current_context().params[name]
+            raise click.UsageError(
+                f"a setting is given once, got --{name} {value} and --fix {name}={pinned[name]}: "
+                "leave one of the two out"
+            )
+    return pinned
 
 
 @contextmanager

@@ -21,6 +21,11 @@ _DOCS: Mapping[str, str] = {
 }
 
 
+def doc_of(name: str) -> str:
+    """One line of what a parameter does, where it is one of the LARNN's; else empty."""
+    return _DOCS.get(name, "")
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One row of a space: a name, and the values that may be sampled for it.
@@ -105,8 +110,8 @@ class Parameter:
 
     @property
     def doc(self) -> str:
-        """One line of what the parameter does, where it is one of the LARNN's; else empty."""
-        return _DOCS.get(self.name, "")
+        """As `doc_of`."""
+        return doc_of(self.name)
 
     @property
     def ends(self) -> tuple[Value, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from search.results import duration_s
 from search.snapshot import Snapshot
 from search.text import format_duration, format_value
 from trials.trial import Trial, TrialState
@@ -84,8 +85,7 @@ class PlainLines:
             line += f", loss {format_value(trial.loss)}"
         if trial.state is TrialState.FAILED and trial.failures:
             line += f": {trial.failures[-1].kind}: {trial.failures[-1].message}"
-        if trial.started_at and trial.finished_at:
-            seconds = (trial.finished_at - trial.started_at).total_seconds()
+        if (seconds := duration_s(trial)) is not None:
             line += f", {format_duration(seconds)}"
         return line
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,21 +27,24 @@ Floats = NDArray[np.float64]
 
 
 @styled
-def attention_maps(weights: Floats, signal: Floats, step_s: float, what: str) -> Figure:
+def attention_maps(
+    weights: Floats, signal: Floats, step: float, what: str, unit: str = "s"
+) -> Figure:
     """What each step of one sequence attends to, a panel a head, under the signal itself.
 
     Args:
         weights: One layer's, ``[N, T, K]``, the newest cell last.
         signal: To show above, ``[T]``.
-        step_s: Seconds from step to step.
+        step: How long a step is.
         what: Names the signal with its unit.
+        unit: Of ``step``.
     """
     N, T, K = weights.shape
     figure = Figure(figsize=(WIDTH, 1.9 + 1.5 * N))
     FigureCanvasAgg(figure)
     grid = figure.subplots(N + 1, 1, sharex=True, height_ratios=[1.0, *[1.3] * N])
-    end = T * step_s
-    grid[0].plot((np.arange(T) + 0.5) * step_s, signal, color="#222222", lw=1.3)
+    end = T * step
+    grid[0].plot((np.arange(T) + 0.5) * step, signal, color="#222222", lw=1.3)
     grid[0].set_ylabel(what, fontsize=9)
     top = float(np.quantile(weights, 0.999))
     age = np.arange(1, K + 1)[:, None]
@@ -53,12 +58,12 @@ def attention_maps(weights: Floats, signal: Floats, step_s: float, what: str) ->
             cmap="magma_r",
             vmin=0,
             vmax=top,
-            extent=(0, end, step_s / 2, (K + 0.5) * step_s),
+            extent=(0, end, step / 2, (K + 0.5) * step),
             interpolation="nearest",
         )
-        axes.set_ylabel(f"head {head + 1}\nlooks back (s)", fontsize=9)
+        axes.set_ylabel(f"head {head + 1}\nlooks back ({unit})", fontsize=9)
         axes.grid(visible=False)
-    grid[-1].set_xlabel("time in the sequence (s)")
+    grid[-1].set_xlabel(f"time in the sequence ({unit})")
     bar = figure.colorbar(image, ax=grid[1:], aspect=30, pad=0.01)
     bar.set_label("attention")
     bar.outline.set_visible(False)
@@ -67,24 +72,27 @@ def attention_maps(weights: Floats, signal: Floats, step_s: float, what: str) ->
 
 
 @styled
-def attention_by_age(weights: Floats, step_s: float) -> Figure:
+def attention_by_age(weights: Floats, step: float, unit: str = "s") -> Figure:
     """How far back each head looks, on average over sequences and steps.
 
     Args:
         weights: One layer's, ``[B, N, T, K]``, the newest cell last; steps whose window is not yet
-            full are left out.
-        step_s: Seconds from step to step.
+            full are left out (of a shorter sequence, all but its last), and so are steps of NaN.
+        step: How long a step is.
+        unit: Of ``step``.
     """
-    B, N, T, K = weights.shape
+    B, N, _, K = weights.shape
     figure, axes = new_figure()
-    age = np.arange(1, K + 1) * step_s
-    mean = weights[:, :, min(K, T - 1) :].mean(axis=(0, 2))[:, ::-1]  # [N, K], newest first
+    age = np.arange(1, K + 1) * step
+    real = (one[:, ~np.isnan(one[0, :, -1])] for one in weights)  # [N, steps, K] each
+    full = [one[:, min(K, one.shape[1] - 1) :] for one in real]
+    mean = np.concatenate(full, axis=1).mean(axis=1)[:, ::-1]  # [N, K], newest first
     for head in range(N):
         color = HEAD_COLORS[head % len(HEAD_COLORS)]
         axes.plot(age, mean[head], "o-", ms=4, color=color, label=f"head {head + 1}")
     axes.axhline(1 / K, color="#888888", ls=":", label="all cells alike")
     axes.set_ylim(0, None)
-    axes.set_xlabel("age of the cell state (s)")
+    axes.set_xlabel(f"age of the cell state ({unit})")
     axes.set_ylabel("mean attention")
     axes.set_title(f"How far back each head looks (n = {B} sequences)")
     figure.legend(loc="outside lower center", ncols=5)
@@ -137,7 +145,7 @@ def errors_by_person(predictions: pd.DataFrame) -> Figure:
     parts = parts.loc[parts.sum(axis=1).sort_values(ascending=False).index]
     figure, axes = new_figure()
     below = np.zeros(len(parts))
-    for name, color in zip(parts.columns, HEAD_COLORS, strict=False):
+    for name, color in zip(parts.columns, cycle(HEAD_COLORS), strict=False):
         axes.bar(range(len(parts)), parts[name], 0.7, below, color=color, label=str(name))
         below += parts[name].to_numpy()
     names = [f"{person}\nn={total[person]}" for person in parts.index]
@@ -152,12 +160,13 @@ def errors_by_person(predictions: pd.DataFrame) -> Figure:
 
 
 @styled
-def window_ablation_curve(ablation: pd.DataFrame, step_s: float) -> Figure:
+def window_ablation_curve(ablation: pd.DataFrame, step: float, unit: str = "s") -> Figure:
     """Accuracy of the trained network when it may look back less far.
 
     Args:
         ablation: `search.inside.window_ablation`.
-        step_s: Seconds from step to step.
+        step: How long a step is.
+        unit: Of ``step``.
     """
     figure, axes = new_figure()
     x = ablation["window_size"].to_numpy()
@@ -173,7 +182,7 @@ def window_ablation_curve(ablation: pd.DataFrame, step_s: float) -> Figure:
     axes.xaxis.set_major_locator(FixedLocator(list(x)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda size, _: f"{size:g}\n{size * step_s:.2f} s")
+        FuncFormatter(lambda size, _: f"{size:g}\n{size * step:.3g} {unit}")
     )
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -32,11 +32,11 @@ def best_loss_over_trials(frame: pd.DataFrame, *, by_time: bool = False) -> Figu
         by_time: Order by minutes since the study's start instead of trial numbers.
     """
     x = frame["finished_after_s"] / 60 if by_time else frame["number"]
-    shown = frame.assign(x=x)[frame["loss"].notna() & x.notna()].sort_values("x")
+    shown = frame.assign(x=x)[np.isfinite(frame["loss"]) & x.notna()].sort_values("x")
     complete = shown[shown["state"] == "COMPLETE"]
     failed = frame.assign(x=x)[(frame["state"] == "FAILED") & x.notna()]
-    if shown.empty and failed.empty:
-        return EmptyFigure("no trial has finished")
+    if shown.empty:  # failed ones alone give the axis no range
+        return EmptyFigure("no trial has finished with a loss")
     figure, axes = new_figure()
     top = loss_axis(axes, complete["loss"] if len(complete) else shown["loss"], shown)
     for state in ("PRUNED", "COMPLETE"):
@@ -108,7 +108,7 @@ def learning_curves(reports: pd.DataFrame) -> Figure:
             zorder=4,
         )
     _state_legend(axes, reports.drop_duplicates("number")["state"])
-    settled = reports["loss"][reports["step"] > reports["step"].max() / 3]  # not the steep start
+    settled = reports["loss"][reports["step"] >= reports["step"].max() / 3]  # not the steep start
     axes.set_ylim(loss_limits(settled))
     axes.set_ylabel(loss_label(reports))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

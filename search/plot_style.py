@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from search.parameter import Parameter, Value
+from search.text import format_value
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -172,6 +173,19 @@ def setting_axis(axes: Axes, row: Parameter) -> None:
         else:
             axes.xaxis.set_major_locator(LogLocator(base=10, numticks=6))
         axes.xaxis.set_minor_formatter(NullFormatter())
+        _tick_short_range(axes, row)
         return
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
+
+
+def _tick_short_range(axes: Axes, row: Parameter) -> None:
+    """Tick a log range at its ends and middle where it holds too few powers to be read by."""
+    left, right = axes.get_xlim()
+    if sum(left <= tick <= right for tick in axes.get_xticks()) >= 2:
+        return
+    low, high = row.bounds
+    middle = math.sqrt(low * high)
+    ticks = sorted({low, round(middle) if row.is_integer else middle, high})
+    rounded = ticks if row.is_integer else [float(f"{tick:.3g}") for tick in ticks]
+    axes.set_xticks(ticks, [format_value(tick) for tick in rounded])

@@ -124,8 +124,11 @@ def throughput(frame: pd.DataFrame) -> Figure:
 
 
 def _started(frame: pd.DataFrame) -> pd.DataFrame:
-    """Trials that started, with ``begin`` and ``end`` in minutes since the first of them did."""
-    shown = frame[frame["started_at"].notna()].copy()
+    """Trials that run or ran, with ``begin`` and ``end`` in minutes since the first of them did.
+
+    Those that were interrupted and wait, or were cancelled then, are not known to the end.
+    """
+    shown = frame[frame["duration_s"].notna() | (frame["state"] == "RUNNING")].copy()
     start = shown["started_at"].min()
     latest = max(shown["started_at"].max(), shown["finished_at"].max())
     shown["begin"] = (shown["started_at"] - start).dt.total_seconds() / 60

@@ -15,7 +15,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from search.compare import is_search
+from search import figure_kinds
+from search.figure_kinds import FigureKind
 from search.plot_effects import choice_distributions
 from search.plot_forest import (
     effects_figure,
@@ -33,6 +34,7 @@ from search.plot_settings import (
 )
 from search.plot_style import STYLE, EmptyFigure, settings_lock
 from search.plot_workers import throughput, worker_timeline
+from search.purpose import Purpose
 from search.source import StudyData
 from search.space import Space
 
@@ -62,77 +64,39 @@ __all__ = [
 FILE_TYPES = ("png", "svg", "pdf")
 
 
+Draw = Callable[[pd.DataFrame, pd.DataFrame, Space], Figure]
+"""From `trials_frame`, `reports_frame` and the study's space."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A figure that ``larnn-search plot`` can draw."""
 
-    doc: str
-    draw: Callable[[pd.DataFrame, pd.DataFrame, Space], Figure]
-    """From `trials_frame`, `reports_frame` and the study's space."""
-    weighs: bool = False
-    """Whether it tells what searched settings do; in a ranking or final nothing is searched."""
+    told: FigureKind
+    draw: Draw
 
 
-KINDS: dict[str, Kind] = {
-    "best": Kind(
-        "best loss over trials", lambda trials, reports, space: best_loss_over_trials(trials)
-    ),
-    "best-time": Kind(
-        "best loss over time",
-        lambda trials, reports, space: best_loss_over_trials(trials, by_time=True),
-    ),
-    "settings": Kind(
-        "loss against each searched setting",
-        lambda trials, reports, space: loss_against_settings(trials, space),
-        weighs=True,
-    ),
-    "curves": Kind(
-        "learning curves, pruned ones marked",
-        lambda trials, reports, space: learning_curves(reports),
-    ),
-    "window-heads": Kind(
-        "least loss by window size and number of heads",
-        lambda trials, reports, space: window_heads_heatmap(trials),
-        weighs=True,
-    ),
-    "parallel": Kind(
-        "all settings of all trials side by side",
-        lambda trials, reports, space: parallel_coordinates(trials, space),
-        weighs=True,
-    ),
-    "choices": Kind(
-        "loss by activation, layers and other choices, with intervals",
-        lambda trials, reports, space: choice_distributions(trials, space),
-        weighs=True,
-    ),
-    "importance": Kind(
-        "share of the loss' variation that each setting explains",
-        lambda trials, reports, space: importance_figure(trials, space),
-        weighs=True,
-    ),
-    "effects": Kind(
-        "loss to expect of each value of a setting, the others varied",
-        lambda trials, reports, space: effects_figure(trials, space),
-        weighs=True,
-    ),
-    "interactions": Kind(
-        "pairs of settings that matter together, the strongest as a map",
-        lambda trials, reports, space: interactions_figure(trials, space),
-        weighs=True,
-    ),
-    "throughput": Kind(
-        "trials finished over time", lambda trials, reports, space: throughput(trials)
-    ),
-    "timeline": Kind(
-        "what each worker ran when", lambda trials, reports, space: worker_timeline(trials)
-    ),
+_DRAW: dict[str, Draw] = {
+    "best": lambda trials, reports, space: best_loss_over_trials(trials),
+    "best-time": lambda trials, reports, space: best_loss_over_trials(trials, by_time=True),
+    "importance": lambda trials, reports, space: importance_figure(trials, space),
+    "effects": lambda trials, reports, space: effects_figure(trials, space),
+    "interactions": lambda trials, reports, space: interactions_figure(trials, space),
+    "settings": lambda trials, reports, space: loss_against_settings(trials, space),
+    "choices": lambda trials, reports, space: choice_distributions(trials, space),
+    "window-heads": lambda trials, reports, space: window_heads_heatmap(trials),
+    "parallel": lambda trials, reports, space: parallel_coordinates(trials, space),
+    "curves": lambda trials, reports, space: learning_curves(reports),
+    "timeline": lambda trials, reports, space: worker_timeline(trials),
+    "throughput": lambda trials, reports, space: throughput(trials),
 }
+KINDS = {name: Kind(told, _DRAW[name]) for name, told in figure_kinds.KINDS.items()}
 
 
 def draw(kind: str, data: StudyData) -> Figure:
     """One of `KINDS` of a study; an `EmptyFigure` where it has nothing to show."""
     asked = KINDS[kind]
-    if asked.weighs and not is_search(data):
+    if asked.told.of_searches and data.purpose is not Purpose.SEARCH:
         name = data.study.name
         return EmptyFigure(f"{name} trains what a search chose; see larnn-search summary {name}")
     return asked.draw(data.frame, data.reports, data.space)

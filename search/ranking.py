@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,10 +67,9 @@ def ranked(study: Study, trials: Iterable[Trial]) -> list[Ranked]:
 
 
 def fresh_seeds(trials: Iterable[Trial], count: int) -> tuple[int, ...]:
-    """Seeds that none of these trials set: what follows a choice by some seeds takes others.
+    """The least seeds that none of these trials had: what follows a choice by some takes others.
 
     With those that chose it, the winner alone would be trained by its own luck.
     """
-    used = [trial.params["seed"] for trial in trials if isinstance(trial.params.get("seed"), int)]
-    first = max(used, default=-1) + 1
-    return tuple(range(first, first + count))
+    used = {trial.params.get("seed", trial.seed) for trial in trials}
+    return tuple(itertools.islice((seed for seed in itertools.count() if seed not in used), count))

@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.config import TrialConfig
 from search import author_trials
 from search.final import SOURCE, TEST
 from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
+from search.options import BACKEND_VARIABLE
 from search.space import parse_assignment
+from trials.errors import InvalidValueError
 from trials.study import Study
 from trials.trial import Trial
+
+
+class Training(NamedTuple):
+    """How a trial was trained: what training it again needs, as far as the trial tells."""
+
+    params: dict[str, Any]  # and its seed
+    threads: int
+    device: str
+    backend: str | None  # None: the environment's, else auto
+    requirements: Mapping[str, Any]
+
+
+def training_of(study: Study, trial: Trial) -> Training:
+    """How to train a trial again in this process; ``LARNN_BACKEND``, where set, comes first.
+
+    Raises:
+        InvalidValueError: If the study has another objective than the LARNN's.
+    """
+    if study.spec.objective != DEFAULT_OBJECTIVE:
+        raise InvalidValueError(
+            "only trials of the LARNN objective can be trained here, study "
+            f"{study.spec.name} minimises {study.spec.objective}"
+        )
+    return Training(
+        params={"seed": trial.seed, **trial.params},
+        threads=study.spec.threads,
+        device=str(trial.result.get("device", "auto")).partition(":")[0],
+        backend=None if BACKEND_VARIABLE in os.environ else trial.result.get("backend"),
+        requirements=study.spec.requirements,
+    )
 
 
 def repeat_command(study: Study, trial: Trial) -> str | None:

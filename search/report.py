@@ -11,40 +11,37 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from search import plots, results
+from search.figure_kinds import KINDS, ON_PAGES
+from search.parameter import doc_of
 from search.ranking import Ranked
-from search.screens import accuracy, meaning
+from search.screens import accuracy
 from search.source import StudyData
 from search.text import format_duration, format_value
 from trials.trial import TrialState
 
-ORDER = (
-    "best", "importance", "effects", "interactions", "settings", "choices", "window-heads",
-    "parallel", "curves", "timeline", "throughput",
-)  # fmt: skip
-"""Figures of the page: the answer first, then how it was found."""
 BEST = 10
 
 
-def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
+def report(data: StudyData, kinds: Sequence[str] = ON_PAGES) -> str:
     """The page as HTML, figures and style inside, no script.
 
     Args:
         data: The study.
-        kinds: Which of `search.plots.KINDS`, in this order; those with nothing to show are left
-            out.
+        kinds: Which of `search.figure_kinds.KINDS`, in this order; those with nothing to show are
+            left out.
     """
     environment = Environment(
         loader=PackageLoader("search", "pages"), autoescape=True, undefined=StrictUndefined
     )
     style = environment.get_template("style.css").render()
-    drawn = ((plots.KINDS[kind].doc, plots.draw(kind, data)) for kind in kinds)
+    drawn = ((KINDS[kind].doc, plots.draw(kind, data)) for kind in kinds)
     figures = [(doc, _inline(one)) for doc, one in drawn if not isinstance(one, plots.EmptyFigure)]
     return environment.get_template("report.html").render(
         study=data.study,
         facts=facts(data),
         winner=winner_in_words(data),
-        settings=[] if data.is_final else _settings(data),
-        ranking={} if data.is_final else _ranking(data),
+        settings=[] if data.purpose.is_final else _settings(data),
+        ranking={} if data.purpose.is_final else _ranking(data),
         figures=figures,
         style=style,
     )
@@ -52,7 +49,7 @@ def report(data: StudyData, kinds: Sequence[str] = ORDER) -> str:
 
 def winner_in_words(data: StudyData) -> str:
     """Which settings won, by how much, and what they are; one paragraph."""
-    if data.is_final:
+    if data.purpose.is_final:
         return f"A final chooses nothing: larnn-search summary {data.study.name} tells its result."
     if not data.ranked:
         return "No trial is complete yet."
@@ -100,7 +97,7 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
 
 def _settings(data: StudyData) -> list[tuple[str, str, str]]:
     found = _searched(data, data.ranked[0]) if data.ranked else {}
-    return [(name, format_value(value), meaning(name)) for name, value in found.items()]
+    return [(name, format_value(value), doc_of(name)) for name, value in found.items()]
 
 
 def _ranking(data: StudyData) -> dict[str, Any]:

@@ -6,13 +6,14 @@ pandas is imported by the functions that need it, so that commands which only pr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from search.author_trials import OBJECTIVE as AUTHORS
+from search.space import Space
 from trials.study import Study
-from trials.trial import Report, Trial, least_loss
+from trials.trial import Report, Trial, TrialState, least_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,8 +89,13 @@ def _param_column(name: str) -> str:
 
 
 def duration_s(trial: Trial) -> float | None:
-    """Seconds of the latest attempt, None while it has not both started and finished."""
+    """Seconds of the latest attempt, None while it has not both started and finished.
+
+    None also of a trial that was cancelled as it waited to go on: when it stopped is not known.
+    """
     if trial.started_at is None or trial.finished_at is None:
+        return None
+    if trial.state is TrialState.CANCELLED and trial.worker is None:
         return None
     return (trial.finished_at - trial.started_at).total_seconds()
 
@@ -129,10 +135,11 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     Columns are `TRIAL_COLUMNS` (times UTC; ``least_loss`` is the least that was reported,
     ``duration_s`` is the latest attempt's seconds, ``finished_after_s`` counts from the study's
     creation, ``steps`` is the number of reports), then each parameter as it trained, searched ones
-    first, then each number, text or truth value of the objective's result. A parameter whose name
-    is taken is called ``param.NAME`` (`param_values` knows), a result likewise ``result.NAME``.
-    Parameters that a trial has no use for are missing values; whole numbers stay whole (nullable
-    ``Int64`` where some are missing). ``frame.attrs["loss"]`` names the loss for axes.
+    first (also those that others were derived from), then each number, text or truth value of the
+    objective's result. A parameter whose name is taken is called ``param.NAME`` (`param_values`
+    knows), a result likewise ``result.NAME``. Parameters that a trial has no use for are missing
+    values; whole numbers stay whole (nullable ``Int64`` where some are missing).
+    ``frame.attrs["loss"]`` names the loss for axes.
 
     Args:
         trials: Trials of one study.
@@ -144,14 +151,14 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
     given = list(dict.fromkeys(name for trial in trials for name in trial.params))
     params = {name: _param_column(name) for name in dict.fromkeys([*searched, *given])}
     taken = {*TRIAL_COLUMNS, *params.values()}
-    scalars = [_scalars(trial.result) for trial in trials]
+    scalars, sampled = [_scalars(trial.result) for trial in trials], _sampled(study)
     results = {
         name: f"result.{name}" if name in taken else name
         for name in dict.fromkeys(name for row in scalars for name in row)
     }
     rows = [
         _core(trial, study)
-        | {params[name]: value for name, value in trial.params.items()}
+        | {params[name]: value for name, value in {**sampled(trial), **trial.params}.items()}
         | {results[name]: value for name, value in scalar.items()}
         for trial, scalar in zip(trials, scalars, strict=True)
     ]
@@ -167,6 +174,14 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
             frame[name] = frame[name].astype("int64" if len(present) == len(rows) else "Int64")
     frame.attrs["loss"] = _loss_label(study, CROSS_ENTROPIES)
     return frame
+
+
+def _sampled(study: Study) -> Callable[[Trial], Mapping[str, Any]]:
+    """What was searched for a trial's params to be derived from, where a space derives some."""
+    if not study.spec.space.get("derive"):
+        return lambda trial: {}
+    space = Space.from_dict(study.spec.space)
+    return lambda trial: space.sampled(trial.params) or {}
 
 
 def reports_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.derivation import DERIVATIONS, label_of
-from search.parameter import Parameter
+from search.parameter import Parameter, doc_of
 from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
@@ -50,13 +50,8 @@ def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
         settings = [{k: v for k, v in row.items() if k != "seed"} for row in settings]
     for name in dict.fromkeys(name for row in settings for name in row):
         values = (format_value(row.get(name)) for row in settings)
-        made.add_row(name, *values, meaning(name))
+        made.add_row(name, *values, doc_of(name))
     return made
-
-
-def meaning(name: str) -> str:
-    """What a parameter does, where it is one of the LARNN's."""
-    return Parameter(name, "choice", choices=(0, 1)).doc
 
 
 def print_answer(answer: Answer) -> None:
@@ -180,7 +175,7 @@ def print_trial(study: Study, trial: Trial) -> None:
             facts.add_row(name.replace("_", " "), format_value(value))
     settings = table("parameter", "~value", "~meaning", title="Parameters, as trained")
     for name, value in trial.params.items():
-        settings.add_row(name, format_value(value), meaning(name))
+        settings.add_row(name, format_value(value), doc_of(name))
     print_rich(facts, settings)
     if trial.reports:
         print_rich(_reports(trial))
@@ -273,10 +268,12 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = (">trials", ">core hours", ">best loss", ">validation", ">expected loss [95 %]")
     made = table("study", "cell", *columns, ">test [95 %]", ">parameters")
     for row in rows:
-        low, high = row["expected_interval"] or (None, None)
         expected = format_value(row["expected_loss"])
-        if low is not None:
-            expected += f" [{format_value(low)}, {format_value(high)}]"
+        if row["expected_interval"]:
+            ends = (
+                "none" if end is None else format_value(end) for end in row["expected_interval"]
+            )
+            expected += f" [{', '.join(ends)}]"
         test = accuracy(row["test_accuracy"])
         if row["test_interval"]:
             test += " [{:.2f}, {:.2f}]".format(*(100 * end for end in row["test_interval"]))
@@ -294,6 +291,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     budget = rows[0]["budget"]
     below = (
         f"trials: complete/finished. expected loss: the best of {budget} trials, on average and in "
-        "95 of 100 searches. test: the chosen trial, over sequences (one person's are alike)."
+        "95 of 100 searches (none: no trial is complete). test: the chosen trial, over sequences "
+        "(one person's are alike)."
     )
     print_rich(made, Text(below, style="dim"))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from search.results import to_json_row, to_plain
+from search.purpose import Purpose, purpose_of
+from search.results import duration_s, to_json_row, to_plain
 from trials.clock import utc_now
 from trials.store import TrialStore, WorkerInfo
 from trials.study import Counts, Study
@@ -29,6 +30,7 @@ class Snapshot:
     study: Study
     counts: Counts
     best: Trial | None
+    """Of a search: the one of least loss. What trains chosen settings again has none."""
     running: tuple[Trial, ...]
     """With their reports, by number."""
     workers: tuple[WorkerInfo, ...]
@@ -51,6 +53,14 @@ class Snapshot:
     def finished(self) -> int:
         """Trials that count towards ``max_trials``."""
         return sum(self.counts[state] for state in BUDGET_STATES)
+
+    @property
+    def why_no_best(self) -> str:
+        """What to tell in place of a best trial."""
+        if purpose_of(self.study) is Purpose.SEARCH:
+            return "No trial is complete yet."
+        name = self.study.name
+        return f"Trains chosen settings again; the result: larnn-search summary {name}"
 
     @property
     def elapsed_s(self) -> float:
@@ -102,6 +112,7 @@ class Snapshot:
                 "counts": self.counts,
                 "time_left_s": self.time_left_s,
                 "best": self.best and to_json_row(self.best),
+                "why_no_best": None if self.best else self.why_no_best,
                 "running": [to_json_row(trial, with_reports=True) for trial in self.running],
                 "workers": [self._worker_row(worker) for worker in self.workers],
             }
@@ -157,7 +168,9 @@ class StudyFollower:
         study = self._store.get_study(self._name)
         running = tuple(self._store.list_trials(self._name, states=[TrialState.RUNNING]))
         counts = self._store.counts(self._name)
-        best, workers = self._store.best_trial(self._name), tuple(self._store.list_workers())
+        searches = purpose_of(study) is Purpose.SEARCH
+        best = self._store.best_trial(self._name) if searches else None
+        workers = tuple(self._store.list_workers())
         # Last: what this tells once must not get lost when the store fails at another.
         finished = self._look(counts, running)
         return Snapshot(
@@ -187,8 +200,8 @@ class StudyFollower:
         self._frontier = frontier
         self._open = busy | {trial.number for trial in seen if not trial.state.is_finished}
         for trial in finished:
-            if trial.state in BUDGET_STATES and trial.started_at and trial.finished_at:
-                self._durations.append((trial.finished_at - trial.started_at).total_seconds())
+            if trial.state in BUDGET_STATES and (took := duration_s(trial)) is not None:
+                self._durations.append(took)
         return () if first else finished
 
 

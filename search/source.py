@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from model.config import ModelConfig
 from search import results
-from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
+from search.launch import DEFAULT_OBJECTIVE
+from search.purpose import Purpose, purpose_of
 from search.ranking import Ranked, ranked
 from search.space import Space
 from trials.errors import InvalidValueError
@@ -44,9 +45,9 @@ class StudyData:
         return Space.from_dict(self.study.spec.space)
 
     @property
-    def is_final(self) -> bool:
-        """Whether it judges settings on people who took no part, and chooses nothing."""
-        return self.study.spec.objective == JUDGING_OBJECTIVE
+    def purpose(self) -> Purpose:
+        """What the study is for (`search.purpose`)."""
+        return purpose_of(self.study)
 
     @property
     def finished(self) -> int:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -41,23 +41,23 @@ class StudyView:
         self._trials: dict[int, Trial] = {}
         self._counts: Counter[TrialState] = Counter()
         self._active: set[int] = set()
-        self._recount_at: datetime | None = None
+        self._recount_at: float | None = None
         self._reread: set[int] = set()
         self.next_number = 0
         """The number of the next trial."""
         self.finished: list[Trial] = []
         """Trials that count towards the budget, in the order in which they ended."""
 
-    def refresh(self, now: datetime, with_reports: bool) -> list[Trial]:
+    def refresh(self, now: float, with_reports: bool) -> list[Trial]:
         """Read what changed; returns the trials that newly finished, none on the first reading.
 
         Args:
-            now: The time, to recount now and then.
+            now: Seconds that only go forward, to recount now and then.
             with_reports: Whether running trials' reports are wanted.
         """
         if self._recount_at is None:
             self._read_all()
-            self._recount_at = now + timedelta(seconds=RECOUNT_SECONDS)
+            self._recount_at = now + RECOUNT_SECONDS
             return []
         before = set(self._active)
         active = self._store.list_trials(self._study, ACTIVE_STATES, with_reports)
@@ -66,7 +66,7 @@ class StudyView:
         newly = [kept for kept in map(lightened, [*active, *ended]) if self._put(kept)]
         self.finished += sorted(newly, key=ended_at)
         if now >= self._recount_at:
-            self._recount_at = now + timedelta(seconds=RECOUNT_SECONDS)
+            self._recount_at = now + RECOUNT_SECONDS
             if self._is_stale():
                 self._read_all()
         return newly

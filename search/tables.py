@@ -63,8 +63,13 @@ def print_cut(made: Table, keep: int) -> None:
 
 
 def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    console = plain_console()
+    return console if console.is_terminal else plain_console(PIPE_WIDTH)
+
+
+def plain_console(width: int | None = None) -> Console:
+    """Standard output, that shows text as it is: brackets and colons in it are the user's own."""
+    return Console(width=width, markup=False, emoji=False)
 
 
 def _pieces(made: Table, console: Console) -> Iterator[Table]:

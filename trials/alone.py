@@ -17,7 +17,7 @@ from typing import Any
 from trials.child import call, load_objective
 from trials.errors import TrialRefusedError
 from trials.objective import StopReason
-from trials.plain import plain
+from trials.plain import plain_result
 from trials.process import THREAD_VARIABLES
 
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = call(load_objective(given.objective), given.params, context)
     except TrialRefusedError as error:
         sys.exit(str(error))
-    print(json.dumps(plain(told)))
+    print(json.dumps(plain_result(told)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trials.errors import BrokenDocumentError, LeaseLostError, StoreUnavailableError, TrialsError
+from trials.errors import (
+    BrokenDocumentError,
+    LeaseLostError,
+    StoreUnavailableError,
+    StudyNotFoundError,
+    TrialsError,
+)
 from trials.failures import death, outcome_of
 from trials.objective import StopReason
 from trials.outbox import Outbox
@@ -49,11 +55,11 @@ class Attempt:
         """Renew the lease and hear what people decided. Called from the worker's heart thread."""
         try:
             self._control = self._shared.store.beat(self.trial.claim, self._shared.settings.lease_s)
-        except StoreUnavailableError as error:
+        except (LeaseLostError, StudyNotFoundError) as error:
+            self._lost = str(error)
+        except TrialsError as error:
             # Training goes on: when the database is back, the lease may still be ours.
             log.warning("%s: %s", self, error)
-        except TrialsError as error:
-            self._lost = str(error)
 
     def run(self) -> Outcome | None:
         """Run the trial to its end; None when it is no longer this worker's."""

@@ -26,7 +26,7 @@ from typing import Any
 from trials.errors import TrialRefusedError
 from trials.objective import StopReason, TrialContext
 from trials.pipe import Frame, Pipe
-from trials.plain import plain, plain_number
+from trials.plain import plain_number, plain_result
 from trials.store import CHECKPOINT, WEIGHTS
 from trials.trial import FailureKind
 
@@ -188,7 +188,7 @@ def ending(result: Any) -> dict[str, Any]:
             "an objective returns {'loss': number, 'status': 'ok', ...}, "
             f"got a {type(result).__name__}"
         )
-    values = plain(result)
+    values = plain_result(result)
     status = values.pop("status", "ok")
     if status == "stopped":
         values.pop("loss", None)

@@ -53,9 +53,9 @@ class Chooser:
             known = self._offers if age < OFFERS_VALID_SECONDS else []
         # Outside the lock, which nobody must hold through an outage.
         if not known and age >= patience_s:
-            known = [offer for offer in self._store.offers() if self._may_serve(offer)]
+            offered = self._store.offers()
             with self._lock:
-                self._offers = known
+                known = self._offers = self._serve(offered)
                 self._asked_at = self._clock()
         known = [o for o in known if o.study == self._held_for] or known
         return sorted(known, key=lambda o: (o.running + self._draw()) / o.priority)
@@ -68,18 +68,19 @@ class Chooser:
         with self._lock:
             self._held_for = study
 
-    def _may_serve(self, offer: Offer) -> bool:
-        if self._studies is not None and offer.study not in self._studies:
-            return False
-        if offer.objective in self._objectives:
-            return True
-        why = (
-            f"its objective {offer.objective!r} is not on this worker's allow list; "
-            f"start the worker with --allow-objective {offer.objective}"
-        )
-        with self._lock:
-            self._left_alone[offer.study] = (None, why)
-        return False
+    def _serve(self, offered: Sequence[Offer]) -> list[Offer]:
+        """Those that this worker may serve; why not the others is told while they are on offer."""
+        wanted = [o for o in offered if self._studies is None or o.study in self._studies]
+        left = {name: told for name, told in self._left_alone.items() if told[0] is not None}
+        for offer in wanted:
+            if offer.objective not in self._objectives:
+                why = (
+                    f"its objective {offer.objective!r} is not on this worker's allow list; "
+                    f"start the worker with --allow-objective {offer.objective}"
+                )
+                left[offer.study] = (None, why)
+        self._left_alone = left
+        return [offer for offer in wanted if offer.objective in self._objectives]
 
     def took(self, study: str) -> None:
         """Count a trial that a slot of this worker started."""
@@ -102,7 +103,10 @@ class Chooser:
             self.leave_alone(study, "memory_limit_bytes can be enforced on Linux only")
         with self._lock:
             refused_at, _ = self._left_alone.get(study.name, (None, ""))
-        return refused_at != study.created_at
+            if refused_at == study.created_at:
+                return False
+            self._left_alone.pop(study.name, None)  # it was of another study of this name
+        return True
 
     def leave_alone(self, study: Study, why: str) -> None:
         """Serve the study no more; one of the same name that is created later is another one."""

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from trials.address import has_password, split_uri
 from trials.embedded import embedded_server, revive
-from trials.errors import InvalidValueError
+from trials.errors import InvalidValueError, ServerNotFoundError, StoreUnavailableError
 from trials.mongo_store import MongoStore
 
 URI_VARIABLE = "LARNN_MONGO_URI"
@@ -69,13 +70,11 @@ def connect(
 def _pause(state_dir: Path | str | None, seconds: float) -> None:
     """Wait out an outage of the embedded server, and start it again should it be gone."""
     time.sleep(seconds)
-    revive(state_dir)
-
-
-def has_password(uri: str) -> bool:
-    """Whether a URI carries a password, of its user or of a key among its options."""
-    user, at, _ = uri.partition("://")[2].rpartition("@")
-    return (bool(at) and ":" in user) or "password=" in uri.partition("?")[2].lower()
+    try:
+        revive(state_dir)
+    except ServerNotFoundError as error:
+        # For whoever outlasts outages this is one: the next try may succeed.
+        raise StoreUnavailableError(f"the private MongoDB has died: {error}") from error
 
 
 def password_for(uri: str) -> str | None:
@@ -91,18 +90,30 @@ def password_for(uri: str) -> str | None:
         raise InvalidValueError(
             f"the MongoDB URI has a password and {PASSWORD_FILE_VARIABLE} names another: keep one"
         )
-    if "@" not in uri.partition("://")[2].split("?")[0]:
+    if not split_uri(uri).user:
         raise InvalidValueError(
             f"{PASSWORD_FILE_VARIABLE} is set, but the MongoDB URI names no user: expected "
             "mongodb://USER@HOST:PORT/DATABASE"
         )
+    return read_password(Path(name), PASSWORD_FILE_VARIABLE)
+
+
+def read_password(file: Path, named_by: str) -> str:
+    """Read a password out of a file, without the line's end.
+
+    Args:
+        file: Where it is.
+        named_by: The option or variable that names the file, for messages.
+
+    Raises:
+        InvalidValueError: If it cannot be read, or is empty.
+    """
     try:
-        password = Path(name).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        password = file.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidValueError(
-            f"the file that {PASSWORD_FILE_VARIABLE} names cannot be read: {name} "
-            f"({type(error).__name__})"
+            f"the file that {named_by} names cannot be read: {file} ({type(error).__name__})"
         ) from None
     if not password:
-        raise InvalidValueError(f"the file that {PASSWORD_FILE_VARIABLE} names is empty: {name}")
+        raise InvalidValueError(f"the file that {named_by} names is empty: {file}")
     return password

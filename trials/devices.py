@@ -53,7 +53,11 @@ def detect_slots(
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The GPUs this process may use: CUDA_VISIBLE_DEVICES where set, else what nvidia-smi lists."""
+    """The GPUs this process may use: CUDA_VISIBLE_DEVICES where set, else what nvidia-smi lists.
+
+    Raises:
+        InvalidValueError: If nvidia-smi hangs, as with a driver that is broken.
+    """
     allowed = environment.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         gpus = [gpu.strip() for gpu in allowed.split(",")]
@@ -62,13 +66,16 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
-    listing = subprocess.run(
-        [command, "--query-gpu=index", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        timeout=NVIDIA_SMI_TIMEOUT_SECONDS,
-        check=False,
-    )
+    query = [command, "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        listing = subprocess.run(
+            query, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InvalidValueError(
+            f"nvidia-smi does not say within {NVIDIA_SMI_TIMEOUT_SECONDS:g} s which GPUs are here: "
+            "name them in CUDA_VISIBLE_DEVICES, or take --device cpu"
+        ) from None
     # It fails where a driver is installed and no GPU is there.
     return listing.stdout.split() if listing.returncode == 0 else []
 

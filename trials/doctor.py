@@ -174,7 +174,7 @@ def _examine_indexes(store: MongoStore) -> Iterator[Finding]:
             yield Finding(
                 "indexes",
                 Level.PROBLEM,
-                f"{fault}, so that every step is slow: {', '.join(map('.'.join, faulty))}",
+                f"{fault}, so that commands fail or are slow: {', '.join(map('.'.join, faulty))}",
                 "larnn-search upgrade",
             )
     if not (missing or other):

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -161,6 +162,16 @@ def _chosen(state_dir: Path | str | None) -> Path:
     return Path(state_dir).expanduser() if state_dir is not None else default_state_dir()
 
 
+def _is_private(folder: Path) -> bool:
+    """Whether it is a folder of this user's that nobody else may look into."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    is_own = found.st_uid == os.getuid()
+    return is_own and stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
+
+
 class _Folder:
     """The state folder: ``db/``, ``mongod.log``, the locks, ``socket`` and ``keep``."""
 
@@ -284,14 +295,16 @@ class _Folder:
     def _place_socket(self) -> Path:
         if len(os.fsencode(self.path / "mongod.sock")) <= LONGEST_SOCKET:
             self.socket_note.unlink(missing_ok=True)
-        elif not self.socket().parent.is_dir() or not self.socket_note.exists():
-            # mkdtemp's folders are the user's own, 0700, and of a name nobody can guess.
+        elif not (self.socket_note.exists() and _is_private(self.socket().parent)):
+            # mkdtemp's folders are the user's own, 0700, and of a name nobody can guess. One that
+            # was deleted since may have been made anew by somebody else.
             self.socket_note.write_text(f"{tempfile.mkdtemp(prefix='larnn-')}/mongod.sock\n")
         return self.socket()
 
     def _drop_old_logs(self) -> None:
         """Every start of a mongod puts the log before it aside, under its time."""
-        for old in sorted(self.path.glob(f"{self.log.name}.*"))[:-KEPT_LOGS]:
+        kept = KEPT_LOGS - self.log.exists()
+        for old in sorted(self.path.glob(f"{self.log.name}.*"))[:-kept]:
             old.unlink(missing_ok=True)
 
     def start(self) -> None:

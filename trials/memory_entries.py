@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from trials.documents import legible
+from trials.rules import LOST, LOST_AGAIN, MOST_LOSSES
 from trials.store import CHECKPOINT
 from trials.study import Study
-from trials.trial import Claim, Failure, Trial, TrialState, check_transition
+from trials.trial import Claim, Failure, FailureKind, Trial, TrialState, check_transition
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Entry:
     """The latest claim that ended, and how: recognises a result that is told twice."""
     requeued_at: datetime | None = None
     """When its latest attempt went wrong, where that led to another try."""
+    losses: int = 0
+    """Workers lost in a row, each before its first report."""
     reported_by: dict[int, int] = field(default_factory=dict)
     """Attempt by step."""
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -58,6 +61,16 @@ class Entry:
             worker=self.trial.worker if state.is_finished else None,
             host=self.trial.host if state.is_finished else None,
         )
+
+    def lose_worker(self, now: datetime) -> None:
+        """Return it to the queue, or end it after `MOST_LOSSES`."""
+        old = self.trial
+        self.losses = 0 if old.attempt in self.reported_by.values() else self.losses + 1
+        is_last = self.losses >= MOST_LOSSES and not self.cancelled
+        message = LOST_AGAIN if is_last else LOST
+        who = old.worker or "", old.host or "", old.attempt
+        failure = Failure(FailureKind.LOST_WORKER, message, *who)
+        self.end(TrialState.FAILED if is_last else TrialState.WAITING, failure, now)
 
     def give_back(self, now: datetime) -> None:
         """Undo a reservation."""

@@ -10,10 +10,10 @@ from datetime import timedelta
 from trials.documents import encode_outcome, encode_report
 from trials.memory_entries import Entry
 from trials.memory_studies import MemoryStudies, locked
-from trials.rules import LOST, check_cancel, check_kind, check_retry, lease_lost, trial_not_found
+from trials.rules import check_cancel, check_kind, check_retry, lease_lost, trial_not_found
 from trials.store import ELSEWHERE_SECONDS, LEASE_SECONDS, Control
 from trials.study import StudyState, taken
-from trials.trial import Claim, Failure, FailureKind, Outcome, Report, Trial, TrialState
+from trials.trial import Claim, Outcome, Report, Trial, TrialState
 from trials.values import canonical
 
 
@@ -102,6 +102,7 @@ class MemoryStore(MemoryStudies):
         waits, now = outcome.state is TrialState.WAITING, self._clock()
         retries = waits and outcome.counts_as_retry
         entry.requeued_at = now if retries else None
+        entry.losses = 0
         entry.end(outcome.state, outcome.failure, now)
         entry.trial = replace(
             entry.trial,
@@ -118,10 +119,7 @@ class MemoryStore(MemoryStudies):
         for one in (entry for study in self._studies.values() for entry in study.trials):
             old = one.trial
             if old.lease_expires_at is not None and old.lease_expires_at <= now:
-                lost = Failure(
-                    FailureKind.LOST_WORKER, LOST, old.worker or "", old.host or "", old.attempt
-                )
-                one.end(TrialState.WAITING, lost, now)
+                one.lose_worker(now)
                 released.append(one.trial)
         return released
 
@@ -139,7 +137,7 @@ class MemoryStore(MemoryStudies):
         of_study, entry = self._study(study), self._trial(study, number)
         check_retry(of_study.study, entry.trial, self.counts(study))
         if entry.trial.state is not TrialState.WAITING:
-            entry.cancelled = False
+            entry.cancelled, entry.losses = False, 0
             entry.reported_by.clear()
             entry.end(TrialState.WAITING, None, self._clock())
             entry.trial = replace(entry.trial, retries=0, loss=None, result={}, reports=())

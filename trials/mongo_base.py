@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl
 
+import pymongo
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from trials.address import address, split_uri
 from trials.blobs import Blobs
 from trials.documents import SCHEMA_VERSION, Document, schema_message
 from trials.errors import InvalidValueError, SchemaVersionError, StoreUnavailableError
@@ -29,6 +31,8 @@ SILENCE_MS = 30_000
 """After this long without an answer a connection is given up, and made anew."""
 PROMPT_S = 5.0
 """As `SILENCE_MS`, for heartbeats: four connections may be dead, and the lease is still kept."""
+FAREWELL_S = 0.5
+"""For a server to hear that a client leaves."""
 QUIET_MS = 60_000
 """Idle connections are closed by us, before a firewall forgets them and tells nobody."""
 DURABLE = WriteConcern(w="majority", j=True)
@@ -102,8 +106,9 @@ class MongoBase:
         return self._database
 
     def close(self) -> None:
-        """Let go of connections."""
-        self._client.close()
+        """Let go of connections; a server that is silent is not told for long."""
+        with pymongo.timeout(FAREWELL_S):
+            self._client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,12 +152,6 @@ class MongoBase:
         return told.replace(tzinfo=UTC)
 
 
-def address(uri: str) -> str:
-    """Hosts of a URI, without user, password and options: safe to show."""
-    hosts = uri.partition("://")[2].rpartition("@")[2]
-    return unquote(hosts.split("/")[0].split("?")[0]) or "no host"
-
-
 def _client(uri: str, password: str | None) -> MongoClient[Document]:
     options: dict[str, Any] = {
         "serverSelectionTimeoutMS": FIRST_ANSWER_MS,
@@ -161,7 +160,8 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
         "maxIdleTimeMS": QUIET_MS,
         "appname": "larnn-search",
     }
-    chosen = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
+    parts = split_uri(uri)
+    chosen = {name.lower() for name, _ in parse_qsl(parts.options)}
     ours = {name: value for name, value in options.items() if name.lower() not in chosen}
     # `Retrying` does it, for every operation and every kind of server. The driver's own way fails
     # on a standalone whose connections were cut (PyMongo 4.17: "Transaction numbers are only
@@ -170,8 +170,8 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
     if password is not None:
         ours["password"] = password
     try:
-        if not uri.startswith(("mongodb://", "mongodb+srv://")):
-            raise ValueError("no scheme")
+        if not uri.startswith(("mongodb://", "mongodb+srv://")) or not parts.hosts:
+            raise ValueError("no scheme, or no host")
         return MongoClient(uri, **ours)
     except (ConfigurationError, ValueError, TypeError) as error:
         if "DNS" in str(error):

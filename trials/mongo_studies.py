@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymongo import ReturnDocument
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure
 
 from trials import pipelines
 from trials.documents import (
@@ -21,7 +21,7 @@ from trials.errors import UNREADABLE, BrokenDocumentError, StudyNotFoundError
 from trials.mongo_base import MongoBase
 from trials.oversize import with_room
 from trials.reading import decode_study, decode_worker
-from trials.retrying import prompt, retried
+from trials.retrying import are_all, is_too_large, prompt, retried
 from trials.rules import (
     check_same_study,
     check_study_change,
@@ -163,23 +163,22 @@ class MongoStudies(MongoBase):
         try:
             if trials:
                 self._trials.insert_many(trials, ordered=False)
-        except BulkWriteError as error:
-            if any(one["code"] != DUPLICATE_KEY for one in error.details["writeErrors"]):
+        except (OperationFailure, DocumentTooLarge) as error:
+            if is_too_large(error):
+                self._delete(name)  # it will never be whole
+            if not are_all(DUPLICATE_KEY, error):
                 raise
         return self._changed(name, {}, {"$set": {"state": study["state"]}})
 
+    @retried
     def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
         """See `TrialStore.record_test_look`."""
-        entry = {**plain(look, "a look at the test people"), "id": uuid.uuid4().hex}
-        return self._record(name, entry)
-
-    @retried
-    def _record(self, name: str, look: Document) -> Study:
-        logged = {"$mergeObjects": [pipelines.literal(look), {"at": pipelines.NOW}]}
+        entry = pipelines.literal(plain(look, "a look at the test people"))
+        logged = {"$mergeObjects": [entry, {"at": pipelines.NOW}]}
         change = [{"$set": {"test_looks": pipelines.appended("test_looks", logged)}}]
         try:
-            return self._changed(name, {"test_looks.id": {"$ne": look["id"]}}, change)
-        except StudyNotFoundError:  # or the look was recorded and only the answer lost
+            return self._changed(name, {"test_looks.number": {"$ne": look["number"]}}, change)
+        except StudyNotFoundError:  # or the trial was looked at before
             return self._read_study(name)
 
     @retried

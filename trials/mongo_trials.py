@@ -187,8 +187,8 @@ class MongoTrials(MongoFeeding):
         return released
 
     def _without_checkpoint(self, trial: Trial) -> Trial:
-        """Delete what a trial needs no more once it was cancelled outside of `finish`."""
-        if trial.state is TrialState.CANCELLED:
+        """Delete what a trial needs no more once it was ended outside of `finish`."""
+        if trial.state.is_finished:
             self._blobs.delete_below(f"{trial.study}/{CHECKPOINT}/{trial.number}/")
         return trial
 

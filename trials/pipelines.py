@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trials.documents import Document, encode_failure, encode_outcome, encode_report, trial_id
-from trials.rules import LOST
+from trials.rules import LOST, LOST_AGAIN, MOST_LOSSES
 from trials.store import CHECKPOINT
 from trials.trial import (
     FINISHED_STATES,
@@ -27,6 +27,7 @@ Pipeline = list[dict[str, Any]]
 NOW = "$$NOW"
 FINISHED = sorted(state.value for state in FINISHED_STATES)
 NO_CLAIM: Document = {"token": None, "lease_expires_at": None}
+IS_WAITING: Document = {"$eq": ["$state", TrialState.WAITING.value]}
 IS_CANCELLED: Document = {"$eq": ["$cancel", True]}
 
 
@@ -38,6 +39,10 @@ def literal(value: object) -> Document:
 def if_else(condition: object, then: object, otherwise: object) -> Document:
     """Choose between two expressions."""
     return {"$cond": [condition, then, otherwise]}
+
+
+UNLESS_CANCELLED = if_else(IS_CANCELLED, TrialState.CANCELLED.value, TrialState.WAITING.value)
+"""Where a trial that did not end goes."""
 
 
 def appended(field: str, item: object) -> Document:
@@ -97,9 +102,7 @@ def give_back() -> Pipeline:
         {
             "$set": {
                 **NO_CLAIM,
-                "state": if_else(
-                    IS_CANCELLED, TrialState.CANCELLED.value, TrialState.WAITING.value
-                ),
+                "state": UNLESS_CANCELLED,
                 "attempt": undone,
                 "started_at": if_else({"$eq": [undone, 0]}, None, "$started_at"),
             }
@@ -115,18 +118,13 @@ def beat(lease_s: float) -> Pipeline:
 
 def report(reports: Sequence[Report], attempt: int) -> Pipeline:
     """One more entry a step; of one attempt the first counts, of several attempts the last."""
-    return [
-        {
-            "$set": {
-                f"reports.{one.step}": if_else(
-                    {"$eq": [f"$reports.{one.step}.attempt", attempt]},
-                    f"$reports.{one.step}",
-                    literal(encode_report(one, attempt)),
-                )
-            }
-        }
-        for one in reports
-    ]
+    # In one stage: MongoDB takes at most 1,000, and an outage may leave more reports to write.
+    change: Document = {}
+    for one in reports:
+        told = f"reports.{one.step}"
+        new = literal(encode_report(one, attempt))
+        change.setdefault(told, if_else({"$eq": [f"${told}.attempt", attempt]}, f"${told}", new))
+    return [{"$set": change}]
 
 
 def finish(claim: Claim, outcome: Outcome) -> Pipeline:
@@ -136,9 +134,7 @@ def finish(claim: Claim, outcome: Outcome) -> Pipeline:
     retries = waits and outcome.counts_as_retry
     change: Document = {
         **NO_CLAIM,
-        "state": if_else(IS_CANCELLED, TrialState.CANCELLED.value, outcome.state.value)
-        if waits
-        else outcome.state.value,
+        "state": UNLESS_CANCELLED if waits else outcome.state.value,
         "loss": None if waits else encoded["loss"],
         "result": literal({} if waits else encoded["result"]),
         "ended": {
@@ -148,6 +144,7 @@ def finish(claim: Claim, outcome: Outcome) -> Pipeline:
             "loss": encoded["loss"],
             "checkpoint": {"$ifNull": [f"$blobs.{CHECKPOINT}", None]},
             "requeued_at": NOW if retries else None,
+            "losses": 0,
         },
     }
     if encoded["failure"] is not None:
@@ -163,26 +160,30 @@ def settle() -> Document:
     return {
         "$set": {
             "finished_at": if_else(is_finished, NOW, None),
-            "worker": if_else(is_finished, "$worker", None),
-            "host": if_else(is_finished, "$host", None),
+            "worker": if_else(IS_WAITING, None, "$worker"),
+            "host": if_else(IS_WAITING, None, "$host"),
             f"blobs.{CHECKPOINT}": if_else(is_finished, "$$REMOVE", f"$blobs.{CHECKPOINT}"),
         }
     }
 
 
 def release() -> Pipeline:
-    """RUNNING to WAITING (or CANCELLED, where someone asked for it), for a worker that was lost."""
+    """RUNNING to WAITING, CANCELLED where someone asked for it, or FAILED after `MOST_LOSSES`."""
+    reports = if_else({"$eq": [{"$type": "$reports"}, "object"]}, "$reports", literal({}))
+    attempts = {"$map": {"input": {"$objectToArray": reports}, "in": "$$this.v.attempt"}}
+    known = if_else({"$isNumber": "$ended.losses"}, "$ended.losses", 0)
+    losses = if_else({"$in": ["$attempt", attempts]}, 0, {"$add": [known, 1]})
+    is_last = {"$and": [{"$gte": ["$ended.losses", MOST_LOSSES]}, {"$not": IS_CANCELLED}]}
     failure = encode_failure(Failure(FailureKind.LOST_WORKER, LOST, "", "", 0))
-    who = {name: f"${name}" for name in ("worker", "host", "attempt")}
-    named = {"$mergeObjects": [literal(failure), who]}
+    told: Document = {name: f"${name}" for name in ("worker", "host", "attempt")}
+    told["message"] = if_else(is_last, LOST_AGAIN, LOST)
     return [
+        {"$set": {"ended.losses": losses}},
         {
             "$set": {
                 **NO_CLAIM,
-                "state": if_else(
-                    IS_CANCELLED, TrialState.CANCELLED.value, TrialState.WAITING.value
-                ),
-                "failures": appended("failures", named),
+                "state": if_else(is_last, TrialState.FAILED.value, UNLESS_CANCELLED),
+                "failures": appended("failures", {"$mergeObjects": [literal(failure), told]}),
             }
         },
         settle(),
@@ -191,17 +192,8 @@ def release() -> Pipeline:
 
 def cancel() -> Pipeline:
     """WAITING to CANCELLED; RUNNING stays, and its worker is told."""
-    waits = {"$eq": ["$state", TrialState.WAITING.value]}
-    return [
-        {
-            "$set": {
-                "cancel": True,
-                "state": if_else(waits, TrialState.CANCELLED.value, "$state"),
-                "finished_at": if_else(waits, NOW, "$finished_at"),
-                f"blobs.{CHECKPOINT}": if_else(waits, "$$REMOVE", f"$blobs.{CHECKPOINT}"),
-            }
-        }
-    ]
+    state = if_else(IS_WAITING, TrialState.CANCELLED.value, "$state")
+    return [{"$set": {"cancel": True, "state": state}}, settle()]
 
 
 def retry() -> Pipeline:
@@ -215,6 +207,7 @@ def retry() -> Pipeline:
                 "loss": None,
                 "result": literal({}),
                 "reports": literal({}),
+                "ended.losses": 0,
             }
         },
         settle(),

@@ -8,7 +8,7 @@ from typing import Any
 LARGEST_INT = 2**63 - 1
 
 
-def plain(value: Any, where: str = "result") -> Any:
+def plain_result(value: Any, where: str = "result") -> Any:
     """Turn ``value`` into plain JSON values; numpy's and torch's by their own methods.
 
     Raises:
@@ -25,11 +25,11 @@ def plain(value: Any, where: str = "result") -> Any:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+        return {str(key): plain_result(entry, f"{where}[{key!r}]") for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+        return [plain_result(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
     if callable(getattr(value, "tolist", None)):  # numpy and torch: scalars become numbers
-        return plain(value.tolist(), where)
+        return plain_result(value.tolist(), where)
     raise TypeError(f"{where} is a {type(value).__name__}: return plain JSON values only")
 
 

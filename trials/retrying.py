@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import pymongo
-from pymongo.errors import ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    OperationFailure,
+    PyMongoError,
+)
 
 from trials.errors import InvalidValueError, StoreUnavailableError, TrialsError
 from trials.patience import patience_seconds
@@ -23,6 +29,8 @@ PASSING = {6, 7, 43, 50, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 1
 """Server errors of a connection, of our own time limit, a shutdown or a change of primary, and
 cursors lost with them."""
 TOO_LARGE = {10334, 17419, 17420}
+OTHER_INDEX = {85, 86}
+BAD_VALUE = 2
 UNAUTHORIZED = 13
 AUTHENTICATION_FAILED = {18, 8000}
 
@@ -81,7 +89,7 @@ class Retrying:
             tried_at = self.clock()
             try:
                 answer = operation()
-            except PyMongoError as error:
+            except (PyMongoError, DocumentTooLarge) as error:  # which is BSON's, not PyMongo's
                 if is_outage(error):
                     self.outage.begin(tried_at)
                 left = started + min(self.for_s, patience_seconds()) - self.clock()
@@ -127,7 +135,7 @@ def prompt(
     return run
 
 
-def is_outage(error: PyMongoError) -> bool:
+def is_outage(error: Exception) -> bool:
     """Whether the same operation may succeed later: no connection, a new primary, a full disk."""
     if isinstance(error, ConnectionFailure):  # AutoReconnect, NotPrimary, NetworkTimeout are these
         return True
@@ -136,9 +144,18 @@ def is_outage(error: PyMongoError) -> bool:
     return bool(_codes(error) & PASSING) or _is_out_of_disk(error)
 
 
-def is_too_large(error: OperationFailure) -> bool:
+def is_too_large(error: Exception) -> bool:
     """Whether a document would grow over the database's limit."""
-    return bool(_codes(error) & TOO_LARGE)
+    if isinstance(error, OperationFailure):
+        return bool(_codes(error) & TOO_LARGE)
+    return isinstance(error, DocumentTooLarge)
+
+
+def are_all(code: int, error: Exception) -> bool:
+    """Whether a bulk of writes met errors of this one code alone."""
+    if not isinstance(error, BulkWriteError):
+        return False
+    return all(one["code"] == code for one in error.details["writeErrors"])
 
 
 def _is_out_of_disk(error: OperationFailure) -> bool:
@@ -152,9 +169,9 @@ def _codes(error: OperationFailure) -> set[int]:
     return {code for code in [error.code, *(one.get("code") for one in nested)] if code is not None}
 
 
-def translated(error: PyMongoError, where: str) -> Exception:
+def translated(error: Exception, where: str) -> Exception:
     """Return what to raise for ``error``: a clear line where a person can do something about it."""
-    if isinstance(error, DocumentTooLarge):
+    if is_too_large(error):
         return too_large()
     if isinstance(error, ConnectionFailure):
         return StoreUnavailableError(
@@ -183,7 +200,12 @@ def translated(error: PyMongoError, where: str) -> Exception:
         return StoreUnavailableError(
             f"the disk of MongoDB at {where} is full: free some space, then start this again"
         )
-    return too_large() if is_too_large(error) else error
+    if codes & OTHER_INDEX or (BAD_VALUE in codes and "hint provided" in str(error)):
+        return StoreUnavailableError(
+            f"the database of MongoDB at {where} lacks an index of ours, or has another in its "
+            "place: run `larnn-search upgrade`, which makes it"
+        )
+    return error
 
 
 def too_large() -> TrialsError:

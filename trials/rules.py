@@ -35,6 +35,15 @@ from trials.values import canonical
 
 LOST = "the worker sent no heartbeat until its lease ran out: it was killed, paused or cut off"
 """Message of a LOST_WORKER failure."""
+MOST_LOSSES = 5
+"""In a row, each before the attempt's first report. Machines may well be taken away so often, but
+hardly each time so soon; a trial that takes its worker down, as a container's end for want of
+memory does, would be run again without end."""
+LOST_AGAIN = (
+    f"{LOST}; {MOST_LOSSES} times in a row, and no report in between: maybe it is the trial that "
+    "takes its worker down, say for its memory (--memory-limit ends it alone); then retry it"
+)
+"""Message of the last one, which ends the trial."""
 SHOWN = 80
 """Characters of a setting's value that fit into a message."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SIGNAL_SECONDS = 0.05
+"""How soon a main thread that looks for signals sees one."""
 
 
 @contextmanager
@@ -23,8 +25,16 @@ def on_signals(
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets."""
-    stop = threading.Event()
-    with on_signals(lambda *_: stop.set(), signal.SIGTERM, signal.SIGINT):
-        yield stop
+def noting_signals() -> Iterator[list[signal.Signals]]:
+    """A list to which each SIGTERM and SIGINT is added.
+
+    A handler must not set an event: the thread that it interrupts, or the handler of the signal
+    before, may be holding the event's lock.
+    """
+    received: list[signal.Signals] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+
+    with on_signals(note, signal.SIGTERM, signal.SIGINT):
+        yield received

@@ -174,7 +174,10 @@ class TrialStore(Protocol):
         """
 
     def record_test_look(self, name: str, look: Mapping[str, Any]) -> Study:
-        """Log one look at the test people; ``look`` plus ``at`` (store's clock)."""
+        """Log one look at the test people; ``look`` plus ``at`` (store's clock).
+
+        Of two launchers that look for the same trial (``number``) at once the first one's counts.
+        """
 
     # -- feeding ---------------------------------------------------------------------------------
 
@@ -263,6 +266,7 @@ class TrialStore(Protocol):
     def release_expired(self) -> list[Trial]:
         """Return trials whose lease ran out to WAITING, with a LOST_WORKER failure; not a retry.
 
+        One that lost `MOST_LOSSES` workers in a row, each before its first report, becomes FAILED.
         After an outage that others may have shared, they get the time to renew their leases.
         """
 

@@ -22,7 +22,7 @@ from types import FrameType
 from trials.chooser import Chooser
 from trials.errors import StudyNotFoundError, TrialRefusedError, TrialsError
 from trials.settings import Shared, Stop, WorkerSettings
-from trials.signals import on_signals
+from trials.signals import SIGNAL_SECONDS, on_signals
 from trials.slot import Slot
 from trials.store import (
     ELSEWHERE_SECONDS,
@@ -35,8 +35,6 @@ from trials.store import (
 
 __all__ = ["Worker", "WorkerSettings", "run_worker"]
 
-SIGNAL_SECONDS = 0.05
-"""How soon the main thread sees that the worker should stop."""
 FAREWELL_SECONDS = 0.5
 """For the heart to sign the worker off."""
 log = logging.getLogger("larnn.worker")
@@ -65,8 +63,9 @@ class Worker:
 
         Callable from any thread, and from a signal handler.
         """
-        self._shared.stop = max(self._shared.stop, how)
-        self._shared.stopping.set()
+        # Without the event: whom the signal interrupted may be holding its lock.
+        if how > self._shared.stop:
+            self._shared.stop = how
 
     def run(self) -> None:
         """Serve until stopped.
@@ -78,9 +77,9 @@ class Worker:
         self._heart.start()
         for slot in self._slots:
             slot.start()
-        # Not `stopping.wait()`: a signal handler that sets the event could find its lock held here.
-        while not self._shared.stopping.is_set():
+        while self._shared.stop is Stop.NO:
             time.sleep(SIGNAL_SECONDS)
+        self._shared.stopping.set()
         deadline = time.monotonic() + self._settings.leave_s
         for slot in self._slots:
             slot.join(max(0.0, deadline - time.monotonic()))
@@ -142,7 +141,8 @@ class Worker:
 
     def _release_expired(self) -> None:
         for trial in self._shared.store.release_expired():
-            log.warning("trial %s of %s is back: its worker was lost", trial.number, trial.study)
+            lost = "trial %s of %s is %s: its worker was lost"
+            log.warning(lost, trial.number, trial.study, trial.state)
 
     def _stop_when_done(self) -> None:
         names = self._settings.exit_when_done

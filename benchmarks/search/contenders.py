@@ -122,7 +122,7 @@ class Simulation:
             max_trials=None if self._prunes else trials, pruner={"name": pruner},
         )  # fmt: skip
         self._store.create_study(spec)
-        self._feeder = Feeder(self._store, "s", clock=lambda: self._now)
+        self._feeder = Feeder(self._store, "s", clock=lambda: self._now.timestamp())
         self._rng = np.random.default_rng([seed, workers])
         self._ids = itertools.count()
         self._idle = workers

@@ -70,7 +70,9 @@ def make_dataset(
         licence=licence,
         source=source,
     )
-    _check_training_classes(data)
+    check_training_classes(
+        data, "it occurs among validation and test people only, so leave it out or add people"
+    )
     return data
 
 
@@ -172,11 +174,13 @@ def _numbered(name: str, values: NDArray[Any], n: int) -> tuple[list[Any], NDArr
     return found.tolist(), places.astype(np.int64)
 
 
-def _check_training_classes(data: Dataset) -> None:
+def check_training_classes(data: Dataset, reason: str) -> None:
+    """Refuse data of which a class is in other parts only.
+
+    Raises:
+        DataError: If there is one; ``reason`` says why that can be, and what to do.
+    """
     present = set(data.y[data.indices("train")].tolist())
     missing = [name for number, name in enumerate(data.class_names) if number not in present]
     if missing:
-        raise DataError(
-            f"every class needs training sequences, {missing[0]!r} has none: it occurs among "
-            "validation and test people only, so leave it out or add people"
-        )
+        raise DataError(f"every class needs training sequences, {missing[0]!r} has none: {reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ RECIPE = 1
 """Raised with every change of what comes out, the split included."""
 REQUIRED = ("x", "y")
 ARRAYS = (*REQUIRED, "person", "length", "channel_names")
+DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError)
+"""What reading a damaged zip raises; RuntimeError: it looks encrypted, or compressed otherwise."""
 
 
 def load_npz(path: str) -> Dataset:
@@ -63,7 +66,7 @@ def read_arrays(
                 arrays = {name: held[name] for name in held.files}
     except OSError as error:
         raise DataError(f"cannot read the data file {file}: {error.strerror or error}") from error
-    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, TypeError, AttributeError, *DAMAGED) as error:
         raise DataError(
             f"{file} must be an .npz file of numbers and text, as numpy.savez writes it, and is "
             f"none ({error})"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model.data import har
 from model.data.cache import cache_folder
 from model.data.dataset import DataError, Dataset, fingerprint
+from model.data.npz import DAMAGED
 
 URL = (
     "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"
@@ -122,7 +123,7 @@ def _root(place: Path) -> Root:
         inner = root / f"{FOLDER}.zip"
         if inner.is_file():
             root = zipfile.Path(zipfile.ZipFile(io.BytesIO(inner.read_bytes())))
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGED) as error:
         raise DataError(f"{place} must be UCI's folder or zip, and is none ({error})") from error
     for candidate in (root, root / FOLDER):
         if (candidate / "train").is_dir() and (candidate / "test").is_dir():
@@ -143,7 +144,7 @@ def _read_part(
             held = root.joinpath(part, *name.split("/")).read_bytes()
             digest.update(f"{part}/{name}".encode() + hashlib.sha256(held).digest())
             return np.loadtxt(io.BytesIO(held), dtype=dtype, ndmin=2)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, *DAMAGED) as error:
             raise DataError(f"{place}: cannot read {part}/{name}: {error}") from error
 
     signals = [table(f"Inertial Signals/{name}_{part}.txt", np.float32) for name in SIGNALS]

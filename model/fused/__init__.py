@@ -8,12 +8,12 @@ runs on PyTorch's own operations.
 from __future__ import annotations
 
 from model.fused.build import BuildError
-from model.fused.sequence import choose_backend, resolve_backend, run_sequence, takes
+from model.fused.sequence import choose_backend, resolve_backend, run_kernel, takes
 
 __all__ = [
     "BuildError",
     "choose_backend",
     "resolve_backend",
-    "run_sequence",
+    "run_kernel",
     "takes",
 ]

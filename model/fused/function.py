@@ -15,7 +15,7 @@ from model.fused.build import load_library
 from model.memory import POOL
 
 SITES = 5  # norms, in the kernel's order: key, value, attention, cell, hidden
-ACTIVATIONS = ("none", "elu", "relu", "gelu", "tanh")
+KERNEL_ACTIVATIONS = ("none", "elu", "relu", "gelu", "tanh")
 NORMS = ("none", "batch", "layer")
 STATE = ("inputs", "hidden", "queue")
 # In order; norms follow with a weight and a bias each.
@@ -63,7 +63,7 @@ class _Problem(ctypes.Structure):
 
 
 @dataclass
-class Call:
+class KernelCall:
     """What one call needs beside the tensors that have gradients.
 
     Attributes:
@@ -100,7 +100,7 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _problem(
-    call: Call, inputs: Tensor, queue: Tensor, parameters: Sequence[Tensor | None]
+    call: KernelCall, inputs: Tensor, queue: Tensor, parameters: Sequence[Tensor | None]
 ) -> _Problem:
     """Sizes, parameters and tables; the caller adds what it alone knows."""
     T, B, I = inputs.shape  # noqa: E741  # the field's name for the input's size
@@ -114,8 +114,8 @@ def _problem(
         N=call.num_heads,
         K=call.window_size,
         R=queue.shape[0],
-        activation=ACTIVATIONS.index(call.activation),
-        cell_activation=ACTIVATIONS.index(call.cell_activation),
+        activation=KERNEL_ACTIVATIONS.index(call.activation),
+        cell_activation=KERNEL_ACTIVATIONS.index(call.cell_activation),
         norm=NORMS.index(call.norm),
         memory_norm=NORMS.index(call.memory_norm),
         cells_out=call.cells_out,
@@ -169,7 +169,7 @@ class FusedSequence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        call: Call,
+        call: KernelCall,
         keep: Tensor | None,
         lengths: Tensor | None,
         inputs: Tensor,

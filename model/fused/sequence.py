@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.fused.build import is_available, load_library
-from model.fused.function import Call, FusedSequence
+from model.fused.function import FusedSequence, KernelCall
 from model.norm import EPSILON, Norm, Span, StepBatchNorm, weight_and_bias
 
 if TYPE_CHECKING:  # the cell imports this package
@@ -74,7 +74,7 @@ def takes(absent: Tensor | None, span: Span, norms: tuple[Norm, ...]) -> bool:
     return not uneven or bool((span.first == span.first[0]).all())
 
 
-def run_sequence(
+def run_kernel(
     config: ModelConfig,
     weights: CellWeights,
     norms: tuple[Norm, ...],
@@ -107,7 +107,7 @@ def run_sequence(
         *weights,  # as PARAMETERS names them
         *(parameter for norm in norms for parameter in weight_and_bias(norm)),
     )
-    call = Call(
+    call = KernelCall(
         num_heads=config.num_heads,
         window_size=config.window_size,
         activation=config.attention_activation,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from search.commands.reading import print_json
+from search.figure_kinds import KINDS
 from search.options import (
     json_option,
     mistakes,
@@ -16,16 +17,10 @@ from search.options import (
     writing,
 )
 
-KINDS = (
-    "best", "best-time", "settings", "curves", "window-heads", "parallel", "choices", "importance",
-    "effects", "interactions", "throughput", "timeline",
-)  # fmt: skip
-"""`search.plots.KINDS`, which would bring in matplotlib; a test holds the two together."""
-
 
 @click.command()
 @study_or_file_argument
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(tuple(KINDS)))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="File to write: .png, .svg or .pdf.",
@@ -77,12 +72,12 @@ def compare(studies: tuple[str, ...], mongo: str | None, as_json: bool) -> None:
     """
     from search import screens
     from search.compare import compare as rows_of
-    from search.compare import is_search
+    from search.purpose import Purpose
     from search.results import to_plain
 
     given = [read_data(study, mongo) for study in studies]
-    searches = [data for data in given if is_search(data)]
-    others = ", ".join(data.study.name for data in given if not is_search(data))
+    searches = [data for data in given if data.purpose is Purpose.SEARCH]
+    others = ", ".join(d.study.name for d in given if d.purpose is not Purpose.SEARCH)
     if not searches:
         raise click.UsageError(
             f"compare sets searches side by side, and none of these is one: {others}; "

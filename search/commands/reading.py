@@ -160,10 +160,16 @@ def best(
 ) -> None:  # fmt: skip
     """Show a study's best trials in real values."""
     from search import results, screens
+    from search.purpose import purpose_of
     from search.ranking import ranked
 
     with looking_at(study, mongo) as (store, name):
         found = store.get_study(name)
+        if purpose_of(found).is_final:
+            raise click.ClickException(
+                f"study {name} is a final and chooses nothing; its result: "
+                f"larnn-search summary {study}"
+            )
         first = ranked(found, store.list_trials(name, with_reports=False))[:count]
         if not first:
             raise click.ClickException(

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from search.following import carry_out, feed_to_the_end, make_folder
+from search.launch import DEFAULT_OBJECTIVE
 from search.options import (
     ahead_option,
     backend_option,
     device_option,
+    is_lost,
     json_option,
     mistakes,
     mongo_option,
     opened,
     option,
+    read_fix,
     study_options,
 )
 from trials.store import HEARTBEAT_SECONDS, LEASE_SECONDS
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from trials.study import Study
 
 log = logging.getLogger("larnn.search")
+DEAF = ("random", "grid")
+"""Algorithms that suggest the same whatever trials have shown."""
 output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
     help="Folder for figures and logs; each study has its own inside.",
@@ -74,6 +82,7 @@ def run(
     """
     from trials.devices import detect_slots
 
+    _check_use(request)
     detect_slots(device=device)
     with opened(mongo) as store:
         study = _launch(store, request, runs_here=True, output=output)
@@ -96,6 +105,13 @@ def launch(
     mongo: str | None, as_json: bool, **request: Any,
 ) -> int:  # fmt: skip
     """Start a search that workers on any machine carry out, and follow it to its answer."""
+    _check_use(request)
+    for name in ("ahead", "lease", "no_test", "output"):
+        if no_wait and is_lost(name, to="no_wait"):
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is for a launcher that stays, got --no-wait too: "
+                "leave one of the two out"
+            )
     with opened(mongo) as store:
         study = _launch(store, request, runs_here=False, output=None if no_wait else output)
         if no_wait:
@@ -117,15 +133,20 @@ def launch(
 @mongo_option
 def feed(study: str | None, ahead: int | None, lease: float, mongo: str | None) -> None:
     """Stand by and suggest trials for studies whose launcher is gone."""
+    from search.beside import Beside
     from search.feeding import feed_all
-    from trials.signals import stop_on_signals
+    from trials.signals import SIGNAL_SECONDS, noting_signals
     from trials.study import check_study_name
 
     if study is not None:
         check_study_name(study)
-    with opened(mongo) as store, stop_on_signals() as stop:
+    with opened(mongo) as store, noting_signals() as received:
         log.info("feeding %s; Ctrl-C ends it", study or "every study")
-        feed_all(store, stop, only=study, ahead=ahead, lease_s=lease)
+        feeding = functools.partial(feed_all, store, only=study, ahead=ahead, lease_s=lease)
+        with Beside(feeding) as beside:
+            while not received:
+                beside.check()
+                time.sleep(SIGNAL_SECONDS)
 
 
 @click.command()
@@ -186,6 +207,22 @@ def worker(
 
 
 COMMANDS = (run, launch, feed, worker)
+
+
+def _check_use(request: Mapping[str, Any]) -> None:
+    """Refuse options that would be read and then ignored, before anything is started."""
+    objective, algorithm = request["objective"], request["algorithm"]
+    if objective not in (None, DEFAULT_OBJECTIVE) and is_lost("preset", to="objective"):
+        raise click.UsageError(
+            f"--preset sizes the LARNN objective, got --objective {objective}: leave it out, and "
+            "give --max-trials and --fix instead"
+        )
+    if algorithm in DEAF and is_lost("from_study", to="algorithm"):
+        raise click.UsageError(
+            f"--from-study is for algorithms that learn, got --algorithm {algorithm}: leave one "
+            "of the two out"
+        )
+    read_fix(request["fix"], "epochs", "data")
 
 
 def _launch(

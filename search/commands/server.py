@@ -70,17 +70,15 @@ def users(worker_password_file: Path, reader_password_file: Path, mongo: str | N
 
     For this, log in as an administrator: mongodb://root@HOST/larnn_search?authSource=admin
     """
-    from trials.connect import connect
+    from trials.connect import connect, read_password
     from trials.users import make_users
 
     if mongo is None:
         raise click.UsageError("users are for a shared MongoDB: name it in LARNN_MONGO_URI")
+    worker_password = read_password(worker_password_file, "--worker-password-file")
+    reader_password = read_password(reader_password_file, "--reader-password-file")
     with connect(uri_from_option(mongo)) as store:
-        make_users(
-            store,
-            worker_password=worker_password_file.read_text(encoding="utf-8").rstrip("\r\n"),
-            reader_password=reader_password_file.read_text(encoding="utf-8").rstrip("\r\n"),
-        )
+        make_users(store, worker_password=worker_password, reader_password=reader_password)
     click.echo("users worker and reader are ready")
 
 

@@ -9,7 +9,7 @@ import socket
 import click
 
 from search.options import mongo_option, opened, option
-from trials.signals import stop_on_signals
+from trials.signals import noting_signals
 
 TOKEN_VARIABLE = "LARNN_DASHBOARD_TOKEN"  # noqa: S105  # the name of a variable
 ADDRESS = "127.0.0.1"
@@ -48,7 +48,7 @@ def dashboard(port: int, allow_control: bool, mongo: str | None) -> None:
             click.echo(f"http://{ADDRESS}:{port}/?token={token}")
             # uvicorn raises the signal that ended it again; here it is done with then, so that the
             # store is closed and its server, if it is our own, stopped.
-            with stop_on_signals():
+            with noting_signals():
                 uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import click
 
 from search.options import mistakes, mongo_option, number_argument, opened, study_argument
+from trials.errors import UNREADABLE
 from trials.study import StudyState
 
 
@@ -27,7 +30,7 @@ def pause(study: str, mongo: str | None) -> None:
 @mongo_option
 def resume(study: str, mongo: str | None) -> None:
     """Go on with a study that was paused or stopped."""
-    from search.enqueue import resume as go_on
+    from search.steering import resume as go_on
 
     with opened(mongo) as store:
         go_on(store, study, "larnn-search: resumed")
@@ -62,7 +65,7 @@ def cancel(study: str, number: int | None, mongo: str | None) -> None:
 @mongo_option
 def retry(study: str, number: int, mongo: str | None) -> None:
     """Put a FAILED or CANCELLED trial back into the queue; a complete study goes on with it."""
-    from search.enqueue import retry as put_back
+    from search.steering import retry as put_back
 
     with opened(mongo) as store, mistakes():
         put_back(store, study, number)
@@ -76,8 +79,10 @@ def retry(study: str, number: int, mongo: str | None) -> None:
 def delete(study: str, yes: bool, mongo: str | None) -> None:
     """Remove a study with its trials, weights and logs, for good."""
     with opened(mongo) as store:
-        counts = store.counts(store.get_study(study).name)
-        asked = f"Delete study {study} and its {sum(counts.values())} trials?"
+        trials = 0
+        with suppress(*UNREADABLE):  # without trials it is read; deleted it can be all the same
+            trials = sum(store.counts(study).values())
+        asked = f"Delete study {study} and its {trials} trials?"
         if not (yes or click.confirm(asked)):
             raise click.ClickException(f"study {study} is left as it is")
         store.delete_study(study)

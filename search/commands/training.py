@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from model.config import TrialConfig
 from search.options import (
-    BACKEND_VARIABLE,
     backend_option,
     device_option,
     json_option,
@@ -20,14 +19,13 @@ from search.options import (
     mistakes,
     mongo_option,
     option,
+    read_fix,
     writing,
 )
 
 if TYPE_CHECKING:
-    from model.config import TrialConfig
     from model.epochs import Epoch, FitResult
-    from trials.study import Study
-    from trials.trial import Trial
+    from search.repeat import Training
 
 CHECKPOINT = "checkpoint.safetensors"
 STOPPED = 130
@@ -66,46 +64,35 @@ def train(
     The validation people choose the epoch; the test people are not looked at. Ctrl-C keeps a
     checkpoint in DIR, and the same command goes on from it.
     """
+    fixed = read_fix(fix, "data", "seed")
     params: dict[str, Any] = {}
-    fingerprint = backend = None
+    requirements: Mapping[str, Any] = {}
+    backend = None  # --backend is left in the environment
     if source is not None:
-        study, trial = _source(*source, mongo)
-        params = {"seed": trial.seed, **trial.params}
-        threads = threads or study.spec.threads
-        if data is None:
-            fingerprint = study.spec.requirements.get("data_fingerprint")
-        if BACKEND_VARIABLE not in os.environ:  # where --backend leaves what it was given
-            backend = trial.result.get("backend")
+        again = _source(*source, mongo)
+        params, backend, threads = again.params, again.backend, threads or again.threads
+        if data is None and "data" not in fixed:
+            requirements = again.requirements
     given = {"data": data, "seed": seed}
     params |= {name: value for name, value in given.items() if value is not None}
     with mistakes():
-        config = _configuration(params, fix)
-        return _train(config, fingerprint, device, threads, backend, folder, as_json)
+        config = TrialConfig.from_params(params | fixed)
+        return _train(config, requirements, device, threads, backend, folder, as_json)
 
 
-def _source(study: str, number: int, mongo: str | None) -> tuple[Study, Trial]:
-    """The trial to start from, and its study."""
-    from search.launch import DEFAULT_OBJECTIVE
+def _source(study: str, number: int, mongo: str | None) -> Training:
+    """How the trial to start from was trained."""
+    from search.repeat import training_of
 
     with looking_at(study, mongo) as (store, name):
         found, trial = store.get_study(name), store.get_trial(name, number)
-    if found.spec.objective != DEFAULT_OBJECTIVE:
-        raise click.UsageError(
-            f"train knows the LARNN objective, study {study} minimises {found.spec.objective}"
-        )
-    return found, trial
-
-
-def _configuration(params: dict[str, Any], fix: Iterable[str]) -> TrialConfig:
-    from model.config import TrialConfig
-    from search.space import parse_assignment
-
-    return TrialConfig.from_params(params | dict(parse_assignment(text) for text in fix))
+    with mistakes():
+        return training_of(found, trial)
 
 
 def _train(
     config: TrialConfig,
-    fingerprint: str | None,
+    requirements: Mapping[str, Any],
     device: str,
     threads: int | None,
     backend: str | None,
@@ -121,7 +108,7 @@ def _train(
         saved.check_free(folder)
     click.echo(f"Loading data {config.data.data} …", err=True)
     data = load_data(config)
-    check_requirements({} if fingerprint is None else {"data_fingerprint": fingerprint}, data)
+    check_requirements(requirements, data)
     result = _fit(config, data, device, threads, backend, folder)
     if result.stopped is not None or result.best is None or result.weights is None:
         where = (
@@ -160,12 +147,12 @@ def _fit(
     from model.fused.build import BuildError
     from model.saved import write_whole
     from model.training import INTERRUPT, fit
-    from trials.signals import stop_on_signals
+    from trials.signals import noting_signals
 
     kept = folder / CHECKPOINT if folder is not None else None
     checkpoint = kept.read_bytes() if kept is not None and kept.exists() else None
     try:
-        with stop_on_signals() as stop:
+        with noting_signals() as received:
             return fit(
                 config,
                 data,
@@ -173,7 +160,7 @@ def _fit(
                 threads=threads,
                 backend=backend,
                 on_epoch=lambda epoch: click.echo(_line(epoch, config.training.epochs), err=True),
-                stop_reason=lambda: INTERRUPT if stop.is_set() else None,
+                stop_reason=lambda: INTERRUPT if received else None,
                 checkpoint=checkpoint,
                 save_checkpoint=None if kept is None else lambda held: write_whole(kept, held),
             )

@@ -3,11 +3,12 @@
 // text, never as HTML.
 
 const EVERY_MS = 2000;
-const COSTLY = new Set(["importance", "effects", "interactions"]); // asked for anew after every tenth trial only
 const STATES = ["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAILED", "CANCELLED"];
 const byId = (id) => document.getElementById(id);
 let mayControl = false;
 let figures = [];
+let costly = []; // of these; asked for anew after every tenth trial only
+let refusal = ""; // why the latest action was not done
 
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -78,15 +79,24 @@ function showControls(study, actions) {
     textContent: action,
     onclick: async () => {
       if (action === "cancel" && !confirm(`Cancel study ${study}? Its running trials are lost.`)) return;
-      await fetch(`/study/${study}/${action}`, { method: "POST" });
+      await act(study, action);
       refresh();
     },
   })));
 }
 
+async function act(study, action) {
+  try {
+    const answer = await fetch(`/study/${study}/${action}`, { method: "POST" });
+    refusal = answer.ok ? "" : await answer.text();
+  } catch {
+    refusal = ""; // nobody answers: the next refresh says so
+  }
+}
+
 function showBest(told) {
   if (!told.best) {
-    byId("best").replaceChildren(element("p", { className: "soft", textContent: "No trial is complete yet." }));
+    byId("best").replaceChildren(element("p", { className: "soft", textContent: told.why_no_best }));
     return;
   }
   const reached = percent(told.best.result.validation_accuracy);
@@ -100,7 +110,8 @@ function showBest(told) {
 function showWork(told) {
   const running = told.running.map((trial) => {
     const losses = trial.reports.map((report) => report.loss);
-    return [`trial ${trial.number}`, `step ${trial.reports.length}`, losses.length ? number(losses.at(-1)) : "-",
+    const step = trial.reports.length ? `step ${trial.reports.at(-1).step}` : "-";
+    return [`trial ${trial.number}`, step, losses.length ? number(losses.at(-1)) : "-",
       losses.length > 1 ? curve(losses) : "", trial.host ?? "-"];
   });
   byId("running").replaceChildren(running.length ? table(["", "", "loss", "curve", "host"], running)
@@ -122,7 +133,7 @@ function showFigures(told) {
       element("figure", {}, element("img", { id: `figure-${kind}`, alt: kind, loading: "lazy" })))));
   }
   for (const kind of figures) {
-    const version = COSTLY.has(kind) ? Math.floor(told.finished / 10) : told.finished;
+    const version = costly.includes(kind) ? Math.floor(told.finished / 10) : told.finished;
     const address = `/study/${told.study}/${kind}.png?v=${version}`;
     const image = byId(`figure-${kind}`);
     if (image.getAttribute("src") !== address) image.setAttribute("src", address);
@@ -153,15 +164,20 @@ async function refresh() {
     const all = await read("/studies.json");
     mayControl = all.may_control;
     figures = all.figures;
+    costly = all.costly;
     if (!all.studies.length) throw new Error("There is no study yet; start one: larnn-search run --study NAME");
     const told = await read(`/study/${showStudies(all.studies)}.json`);
     for (const show of [showHead, showBest, showWork, showFigures]) show(told);
-    byId("trouble").hidden = true;
+    showTrouble(refusal);
   } catch (error) {
-    byId("trouble").textContent = error instanceof TypeError
-      ? "The dashboard does not answer; is `larnn-search dashboard` still running?" : error.message;
-    byId("trouble").hidden = false;
+    showTrouble(error instanceof TypeError
+      ? "The dashboard does not answer; is `larnn-search dashboard` still running?" : error.message);
   }
+}
+
+function showTrouble(told) {
+  byId("trouble").textContent = told;
+  byId("trouble").hidden = !told;
 }
 
 async function follow() {
@@ -170,5 +186,5 @@ async function follow() {
 }
 
 byId("studies").onchange = (event) => { location.hash = event.target.value; };
-window.onhashchange = refresh;
+window.onhashchange = () => { refusal = ""; refresh(); };
 follow();

@@ -1,6 +1,7 @@
 """A mongod that a test may kill, and a proxy before it whose connections a test may cut."""
 
 import contextlib
+import signal
 import socket
 import subprocess
 import threading
@@ -56,6 +57,10 @@ class Mongod:
         """As a power cut would: nothing is written any more."""
         self._process.kill()
         self._process.wait()
+
+    def freeze(self):
+        """As a machine that hangs: connections stay, and nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def has_died(self):
         return self._process.poll() is not None

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,14 @@ from tests.acceptance.servers import Mongod, Proxy
 from tests.acceptance.worker_process import ROOT, started_worker
 from tests.trials_tests.conftest import fill, server_folder
 from tests.trials_tests.objectives import HERE
-from tests.trials_tests.working import add_study, eventually, finished
+from tests.trials_tests.working import (
+    add_study,
+    children,
+    eventually,
+    finished,
+    is_alive,
+    promised,
+)
 from trials.mongo_store import MongoStore
 from trials.store import LEASE_SECONDS, WEIGHTS
 from trials.trial import TrialState
@@ -129,6 +137,58 @@ def test_everybody_is_cut_off_for_a_minute_with_all_settings_as_they_come(store,
         attempt_undisturbed(store)
         assert watcher.wait(90) == 0
         assert "s COMPLETE: 2/2 finished" in said()
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "status"), [("kill", signal.SIGINT, 130), ("freeze", signal.SIGTERM, 143)]
+)
+def test_run_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how, number, status):
+    (tmp_path / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
+    arguments = ["--study", "s", "--space", "line.toml", "--objective", f"{HERE}:steps"]
+    arguments += ["--algorithm", "random", "--max-trials", "3", "--workers", "1", "--device", "cpu"]
+    arguments += ["--fix", "steps=2", "--fix", "gate_from=1", "--fix", f"gate={tmp_path / 'gate'}"]
+    with search_process(mongod, tmp_path, "run", *arguments) as process:
+        eventually(store.list_studies)
+        eventually(lambda: any(trial.reports for trial in store.list_trials("s")))
+        workers = children(process.pid)
+        getattr(mongod, how)()
+        time.sleep(1)  # each thread that asks the database waits for it now
+        told = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(60) == status
+        assert time.monotonic() - told < promised(12)
+        assert workers
+        assert not any(is_alive(pid) for pid in workers)
+
+
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+def test_feed_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how):
+    for name in ("s", "t"):
+        add_study(store, "steps", [{"steps": 1}], name=name)
+    with search_process(mongod, tmp_path, "feed") as process:
+        eventually(lambda: not store.unfed_studies())
+        getattr(mongod, how)()
+        time.sleep(1)  # it waits for the database now
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert time.monotonic() - told < promised(5)
+
+
+@contextlib.contextmanager
+def search_process(mongod, folder, *arguments):
+    """The command line on a server, in a folder of its own; killed in the end."""
+    environment = {"PYTHONPATH": str(ROOT), "LARNN_MONGO_URI": mongod.uri()}
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search", *arguments],
+            cwd=folder, env={**os.environ, **environment}, stdout=said, stderr=said,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def has_expired(store, number):

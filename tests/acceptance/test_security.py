@@ -57,7 +57,9 @@ def login(folder, certificate):
     for user, password in PASSWORDS.items():
         files[user] = folder / f"{user}.password"
         files[user].write_text(password + "\n")
+    # As in deploy/docker-compose.tls.yml.
     flags = ["--auth", "--tlsMode", "requireTLS", "--tlsCertificateKeyFile", certificate.server]
+    flags += ["--tlsCAFile", certificate.ca, "--tlsAllowConnectionsWithoutCertificates"]
     with Mongod(folder / "db", *flags) as mongod:
         options = {"tls": True, "tlsCAFile": str(certificate.ca)}
         with mongod.client(**options) as client:  # the first user is made from this machine

@@ -87,6 +87,25 @@ def test_passwords_come_from_files_alone() -> None:
             assert ":" not in uri.removeprefix("mongodb://").split("@")[0], f"{path.name}: {uri}"
 
 
+def test_mongod_with_a_certificate_is_told_its_ca_too() -> None:
+    # Newer ones refuse to start without (SERVER-72839); they then ask clients for a certificate,
+    # unless they are told that a password is enough.
+    for path in (*COMPOSE_FILES, *KUBERNETES_FILES):
+        if "--tlsCertificateKeyFile" in (text := path.read_text()):
+            assert "- --tlsCAFile\n" in text
+            assert "- --tlsAllowConnectionsWithoutCertificates\n" in text
+
+
+def test_a_certificate_stays_one_in_the_spot_machines_file() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nMIIBfake\nlines==\n-----END CERTIFICATE-----\n"
+    text = SPOT_FILE.read_text()
+    (placeholder,) = re.findall(r"^( +content: .*\n?.*)CA_CERTIFICATE", text, re.MULTILINE)
+    indent = placeholder.rpartition("\n")[2]
+    filled = text.replace("CA_CERTIFICATE", pem.strip().replace("\n", f"\n{indent}"))
+    (written,) = [f for f in documents_of(filled)["write_files"] if f["path"].endswith(".pem")]
+    assert written["content"] == pem
+
+
 @pytest.mark.parametrize("overlay", COMPOSE_FILES, ids=lambda path: path.name)
 @pytest.mark.parametrize("compose", [["docker", "compose"], ["docker-compose"]], ids=" ".join)
 def test_compose_programs_read_the_files(compose: list[str], overlay: Path) -> None:

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
+from torch.nn.utils.rnn import pack_sequence
 
 from model.baselines import BNLSTM, LSTM, StackedResidualBiLSTM
 
@@ -84,8 +85,16 @@ def test_bn_lstm_evaluates_by_each_steps_own_statistics():
 
 
 def test_bn_lstm_refuses_to_train_on_one_sequence():
-    with pytest.raises(ValueError, match="needs a batch of at least 2, got 1"):
+    with pytest.raises(ValueError, match="at least 2 sequences in a batch, got 1"):
         BNLSTM(I, H)(torch.randn(T, 1, I))
+
+
+def test_bn_lstm_refuses_to_train_on_sequences_of_different_age():
+    layer, x = BNLSTM(I, H), torch.randn(T, 2, I)
+    _, state = layer(x, lengths=torch.tensor([0, 5]))
+    with pytest.raises(ValueError, match="equally many steps, got 0 to 5"):
+        layer(x, state)
+    assert layer.eval()(x, state)[0].isfinite().all()
 
 
 def test_every_parameter_is_used_and_moves(layer):
@@ -209,8 +218,13 @@ def test_wrong_inputs_are_refused(kind):
         ValueError, match="lengths must lie between 0 and the 7 steps of x, got 1 to 8"
     ):
         layer(x, lengths=torch.tensor([8, 1, 7, 7]))
-    with pytest.raises(ValueError, match=r"lengths must be whole numbers \[B\]"):
-        layer(x, lengths=torch.tensor([7, 7]))
+    for lengths in (torch.tensor([7, 7]), torch.tensor([True] * B)):
+        with pytest.raises(ValueError, match=r"lengths must be whole numbers \[B\]"):
+            layer(x, lengths=lengths)
+    with pytest.raises(ValueError, match=r"x must be a tensor.* got PackedSequence"):
+        layer(pack_sequence([x[:, 0], x[:3, 1]]))
+    with pytest.raises(ValueError, match=r"^x must be torch\.float32 on cpu .*got torch\.float64"):
+        layer(x.double())
     _, state = layer(x)
     with pytest.raises(
         ValueError, match=r"state.h must be \[\d+, 2, \d\] for this x, got \[\d+, 4, "
@@ -218,3 +232,9 @@ def test_wrong_inputs_are_refused(kind):
         layer(x[:, :2], state)
     with pytest.raises(ValueError, match=r"state must be \(h, c.*\), got 1 parts"):
         layer(x, state[:1])
+    parts = tuple(part.double() for part in state)
+    with pytest.raises(ValueError, match=r"^state.h must be torch\.float32 .*got torch\.float64"):
+        layer(x, parts)
+    if kind == "bn-lstm":
+        with pytest.raises(ValueError, match=r"^state.steps must be torch\.int64 on cpu"):
+            layer(x, (*state[:2], parts[2]))

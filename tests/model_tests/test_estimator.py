@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -138,6 +138,31 @@ def test_groups_stay_on_one_side(monkeypatch):
     assert len(train) == 4
     assert len(held) == 1
     assert not train & held
+
+
+def test_a_class_that_groups_keep_back_is_named():
+    people = DATA.person.copy()
+    people[LABELS == "up"] = 6  # all of one class, and the first draw keeps that person back
+    seeds = [seed for seed in range(20) if 6 in held_back(people, seed)]
+    with pytest.raises(DataError, match=r"'up' has none: all its groups .* validation_fraction"):
+        LARNNClassifier(**SMALL, random_state=seeds[0]).fit(DATA.x, LABELS, groups=people)
+
+
+def held_back(groups, seed):
+    splitter = GroupShuffleSplit(1, test_size=0.2, random_state=seed)
+    return groups[next(splitter.split(groups, groups=groups))[1]]
+
+
+class FewerSettings(LARNNClassifier):
+    def __init__(self, *, epochs=1, extra=2):
+        super().__init__(**{**SMALL, "epochs": epochs})
+        self.extra = extra
+
+
+def test_a_subclass_may_have_settings_of_its_own():
+    made = clone(FewerSettings(extra=3)).fit(DATA.x, LABELS)
+    assert made.get_params() == {"epochs": 1, "extra": 3}
+    assert len(made.history_) == 1
 
 
 def test_nan_ends_a_sequence():

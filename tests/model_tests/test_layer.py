@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
+from torch.nn.utils.rnn import pack_sequence
 
 from model.layer import LARNN, LARNNState
 from model.norm import MAX_STEPS, StepBatchNorm
@@ -135,6 +136,18 @@ def test_attention_shows_what_was_looked_at():
     assert layer.training
 
 
+def test_attention_ends_with_its_sequence():
+    layer, lengths = make_layer(), torch.tensor([6, 2, 0])
+    x = torch.randn(6, 3, 3)
+    _, state = layer(torch.randn(4, 3, 3))
+    whole = layer.attention(x, state)
+    ended = (torch.arange(6)[:, None] >= lengths)[..., None]
+    weights = layer.attention(x.masked_fill(ended, float("nan")), tuple(state), lengths=lengths)
+    for sequence, length in enumerate(lengths.tolist()):
+        assert torch.equal(weights[:, sequence, :, :length], whole[:, sequence, :, :length])
+        assert (weights[:, sequence, :, length:] == 0).all()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("training", [True, False])
 def test_steps_after_a_sequence_ended_change_nothing(norm, training):
@@ -163,6 +176,25 @@ def test_steps_after_a_sequence_ended_change_nothing(norm, training):
             alone, alone_state = layer(x[: lengths[b], b])
             torch.testing.assert_close(output[: lengths[b], b], alone)
             torch.testing.assert_close(state.queue[:, :, b], alone_state.queue)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_lengths_may_be_any_whole_numbers(kind, backend):
+    layer, x = make_layer(backend=backend), torch.randn(4, 3, 3)
+    lengths = torch.tensor([4, 1, 2])
+    output, state = layer(x, lengths=lengths)
+    other, other_state = layer(x, lengths=lengths.to(kind))
+    assert torch.equal(output, other)
+    for found, expected in zip(other_state, state, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_state_may_be_a_plain_tuple(backend):
+    layer, x = make_layer(backend=backend), torch.randn(4, 2, 3)
+    _, state = layer(x)
+    plain = tuple(part.detach() for part in state)
+    assert torch.equal(layer(x, plain)[0], layer(x, state)[0])
+    assert torch.equal(layer.attention(x, plain), layer.attention(x, state))
 
 
 def test_sequences_of_different_age_go_on_together():
@@ -248,6 +280,15 @@ def test_uninitialised_memory_is_never_read(norm, positional_encoding):
     for found, expected in zip(poisoned, plain, strict=True):
         # Deterministic mode may add in another order on a GPU.
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_comes_out_is_no_view_of_what_backward_needs():
+    layer = make_layer(num_layers=1, stacking="plain")
+    for shape in ((1, 1, 3), (5, 1, 3)):
+        output, state = layer(torch.randn(shape))
+        for part in (output, *state):
+            assert part.untyped_storage().nbytes() == part.nbytes
+        output.relu_().sum().backward()
 
 
 def test_calls_share_nothing():
@@ -397,13 +438,15 @@ def test_other_types_than_the_parameters_are_refused(backend, request):
     layer = make_layer(backend=backend)
     x = torch.randn(4, 2, 3)
     _, state = layer(x)
-    wanted = "must be torch.float64 on cpu, as the layer's parameters, got torch.float32 on cpu"
+    wanted = "must be torch.float64 on cpu for this layer, got torch.float32 on cpu"
     with pytest.raises(ValueError, match=f"^x {wanted}: convert one of them"):
         layer(x.float())
     for name in ("hidden", "queue"):
         other = state._replace(**{name: getattr(state, name).float()})
         with pytest.raises(ValueError, match=f"^state.{name} {wanted}"):
             layer(x, other)
+    with pytest.raises(ValueError, match=r"^state.steps must be torch\.int64 .*got torch\.float64"):
+        layer(x, LARNNState(*(part.double() for part in state)))
     with pytest.raises(ValueError, match=r"x must be torch\.float64 on cpu.* got torch\.int64"):
         layer(torch.ones(4, 2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="on meta"):
@@ -452,7 +495,11 @@ def test_wrong_inputs_are_refused():
             layer(wrong)
     with pytest.raises(ValueError, match=r"state.hidden must be \[2, 3, 4\]"):
         layer(torch.randn(4, 3, 3), state)
-    for lengths in (torch.tensor([1, 2, 3]), torch.tensor([1.0, 2.0])):
+    packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    with pytest.raises(ValueError, match=r"x must be a tensor \[T, B, F\].* got PackedSequence"):
+        layer(packed)
+    flags, parts = torch.tensor([True, False]), torch.tensor([1j, 2j])
+    for lengths in (torch.tensor([1, 2, 3]), torch.tensor([1.0, 2.0]), flags, parts):
         with pytest.raises(ValueError, match="lengths must be whole numbers"):
             layer(x, lengths=lengths)
     for lengths in ([1, 5], [-1, 2]):

@@ -199,6 +199,15 @@ def test_only_the_seed_decides():
     assert train(configure(dropout=0.3, augmentation="all", seed=1)).weights != expected.weights
 
 
+def test_the_callers_gpus_are_not_seeded(monkeypatch):
+    def refuse(seed):
+        raise AssertionError(f"seeded with {seed}")
+
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    assert train(configure()).best
+
+
 STEPS = 4  # training: 36 sequences, batches of 8; one batch of validation
 QUESTIONS = STEPS + 1  # asked after each training batch and before each batch of validation
 

@@ -1,5 +1,6 @@
 """Data that users bring, and what is refused with one clear line."""
 
+import contextlib
 import http.client
 import io
 import urllib.error
@@ -131,6 +132,16 @@ def test_a_file_that_is_none_is_named(tmp_path, save):
         data.load(save(x=np.zeros((3, 2, 1))))
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    file = tmp_path / "mine.npz"
+    np.savez_compressed(file, **arrays())
+    whole = file.read_bytes()
+    for place in range(60, len(whole), 97):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(DataError):  # a name or an unused byte may differ unseen
+            data.load(f"npz:{file}")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -193,6 +204,22 @@ def test_uci_har_is_the_same_from_a_folder_a_zip_and_a_zip_in_a_zip(
         again = data.load("uci-har")
         np.testing.assert_array_equal(again.x, folder.x)
         assert again.fingerprint == folder.fingerprint
+
+
+def test_a_damaged_zip_is_named(published, tmp_path):
+    place, outer = zipped(published, tmp_path / "uci.zip"), tmp_path / "outer.zip"
+    whole = bytearray(place.read_bytes())
+    whole[whole.index(b"body_acc_x") + 90] ^= 0x7F
+    place.write_bytes(whole)
+    with pytest.raises(DataError, match=r"uci\.zip: cannot read .*Bad CRC"):
+        data.load(f"uci-har:{place}")
+    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"{uci_har.FOLDER}.zip", whole)
+    whole = bytearray(outer.read_bytes())
+    whole[60:80] = bytes(20)
+    outer.write_bytes(whole)
+    with pytest.raises(DataError, match="must be UCI's folder or zip, and is none"):
+        data.load(f"uci-har:{outer}")
 
 
 def test_uci_har_is_downloaded_once(published, tmp_path, monkeypatch):

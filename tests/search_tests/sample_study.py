@@ -124,13 +124,17 @@ def _trial(draw: random.Random, number: int, slot: int, begin: float, *, running
     result: dict[str, Any] = {}
     if state in (TrialState.COMPLETE, TrialState.PRUNED):
         result = {**reports[-1].metrics, "confusion": [[1]]}
-    loss = None if failed or running or not reports else min(r.loss for r in reports)
+    loss = None
+    if state is TrialState.COMPLETE:
+        loss = min(report.loss for report in reports)
+    elif state is TrialState.PRUNED:
+        loss = reports[-1].loss  # its latest, as a worker tells it
     return Trial(
         study="quick",
         number=number,
         state=state,
         params=params,
-        seed=number,
+        seed=1_000_000 + number,
         created_at=started - timedelta(seconds=2),
         attempt=2 if lost else 1,
         retries=1 if failed else 0,

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import pytest
 
 from model.config import TrialConfig
-from search.again import ablation_spec, changed, comparison, is_again, ranking_spec
+from search.again import ablation_spec, changed, comparison, ranking_spec
 from search.commands import finals
-from search.compare import compare, is_search
+from search.compare import compare
 from search.derivation import DERIVATIONS, TOGETHER
 from search.final import final_spec, winner
 from search.launch import DEFAULT_OBJECTIVE
@@ -186,9 +186,7 @@ def test_a_final_with_one_failure_has_a_result(ended):
 
 def test_what_is_trained_again_is_not_compared_as_a_search():
     ranking = carried_out(ranking_spec(SEARCH, count=2, seeds=2), lambda params: 0.1)
-    assert is_again(ranking.study)
     final = final_spec(SEARCH, SEARCH.best, seeds=2, folds=None)
     judged = StudyData(dataclasses.replace(SEARCH.study, spec=final), ())
-    given = (SEARCH, ranking, judged)
-    assert [data.study.name for data in given if is_search(data)] == ["quick"]
+    assert [data.purpose for data in (SEARCH, ranking, judged)] == ["search", "again", "test"]
     assert compare([SEARCH])[0]["core_hours"] > 0

@@ -5,10 +5,11 @@ import pytest
 from search import answer as module
 from search.answer import answer
 from search.launch import DEFAULT_OBJECTIVE
+from search.results import judged, trials_frame
 from trials.memory_store import MemoryStore
 from trials.store import NewTrial
 from trials.study import StudySpec, StudyState
-from trials.trial import Outcome, TrialState
+from trials.trial import Outcome, Report, TrialState
 
 
 @pytest.mark.parametrize("state", [StudyState.CANCELLED, StudyState.COMPLETE])
@@ -25,3 +26,17 @@ def test_the_test_people_of_a_complete_study_alone_are_looked_at(state, tmp_path
     told = answer(store, "s", tmp_path, look_at_test=True)
     assert told.best.number == 0
     assert looks == ([state] if state is StudyState.COMPLETE else [])
+
+
+def test_the_figures_are_drawn_of_pruned_trials_too(tmp_path, monkeypatch):
+    store, drawn = MemoryStore(), []
+    store.create_study(StudySpec("s", DEFAULT_OBJECTIVE, {}))
+    store.add_trials("s", None, 0, [NewTrial({}, 0), NewTrial({}, 1)])
+    for state in (TrialState.COMPLETE, TrialState.PRUNED):
+        claim = store.reserve("s", "w", "h", "t").claim
+        store.report(claim, [Report(1, 0.4), Report(2, 0.6)])
+        store.finish(claim, Outcome(state, 0.6))
+    monkeypatch.setattr(module, "draw_figures", lambda study, trials, folder: drawn.append(trials))
+    answer(store, "s", tmp_path, look_at_test=False)
+    frame = judged(trials_frame(*drawn, store.get_study("s")))
+    assert list(frame["loss"]) == [0.6, 0.4]

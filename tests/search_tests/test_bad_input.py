@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 import pytest
 
 from search.cli import run_command
+from search.commands import searching
 from tests.model_tests.test_user_data import MISTAKES, arrays
 from tests.trials_tests.conftest import state_dir  # noqa: F401  # a fixture
 from tests.trials_tests.test_connect import guarded  # noqa: F401  # a fixture
@@ -139,6 +141,56 @@ def test_options_out_of_range_are_refused(option, value, words, database, compla
     assert database.list_studies() == []
 
 
+RUN, STAY = ["run", "--study", "s"], ["launch", "--study", "s", "--no-wait"]
+LOST = [
+    ([*RUN, *OWN, "--preset", "quick"], "--preset sizes the LARNN objective"),
+    ([*RUN, "--from-study", "a", "--algorithm", "random"], "--from-study is for algorithms that"),
+    ([*RUN, "--from-study", "a", "--algorithm", "grid"], "--from-study is for algorithms that"),
+    ([*RUN, "--epochs", "5", "--fix", "epochs=7"], "got --epochs 5 and --fix epochs=7: leave one"),
+    ([*RUN, "--data", "har", "--fix", "data=a"], "got --data har and --fix data=a: leave one"),
+    (["train", "--data", "har", "--fix", "data=a"], "got --data har and --fix data=a: leave one"),
+    (["train", "--seed", "1", "--fix", "seed=2"], "got --seed 1 and --fix seed=2: leave one"),
+    ([*STAY, "--ahead", "1"], "--ahead is for a launcher that stays"),
+    ([*STAY, "--lease", "30"], "--lease is for a launcher that stays"),
+    ([*STAY, "--no-test"], "--no-test is for a launcher that stays"),
+    ([*STAY, "--output", "here"], "--output is for a launcher that stays"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), LOST, ids=[words for _, words in LOST])
+def test_an_option_that_would_be_ignored_is_refused(arguments, words, complaint, folder):
+    assert words in complaint(arguments, 2)
+    assert not (folder / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "command", "arguments", "is_refused"),
+    [
+        ('preset = "quick"', "run", OWN, False),  # the file is for other searches too
+        (f'objective = "{OBJECTIVE}"', "run", ["--preset", "quick", "--space", "own.toml"], True),
+        ("epochs = 5", "run", ["--fix", "epochs=7"], False),
+        ('fix = "epochs=7"', "run", ["--epochs", "5"], True),
+        ('from-study = "a"', "run", ["--algorithm", "random"], False),
+        ("lease = 30", "launch", ["--no-wait"], False),
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_only_what_was_meant_for_this_command_is_refused(
+    settings, command, arguments, is_refused, place, folder, monkeypatch, complaint
+):
+    def nothing_was_refused(mongo):
+        raise click.ClickException("went on")
+
+    monkeypatch.setattr(searching, "opened", nothing_was_refused)
+    name, value = settings.split(" = ")
+    if place == "file":
+        (folder / "larnn-search.toml").write_text(settings)
+    else:
+        monkeypatch.setenv("LARNN_" + name.upper().replace("-", "_"), value.strip('"'))
+    line = complaint([command, "--study", "s", *arguments], 2 if is_refused else 1)
+    assert ("went on" in line) is not is_refused
+
+
 @pytest.mark.parametrize("name", ["a.b", "$where", "a b", "a/b", "a\0b", "-", "x" * 300, ""])
 @pytest.mark.mongo
 def test_odd_names_of_studies(name, database, complaint):
@@ -250,6 +302,16 @@ def test_no_is_no(finished, monkeypatch, capsys):
 
 
 @pytest.mark.mongo
+@pytest.mark.parametrize("has_trials", [True, False])
+def test_a_study_that_cannot_be_read_can_be_deleted(finished, larnn, has_trials):
+    finished.database["studies"].update_one({"_id": "s"}, {"$set": {"spec": None}})
+    if not has_trials:
+        finished.database["trials"].delete_many({"study": "s"})
+    assert larnn("delete", "s", "--yes") == "Study s is deleted.\n"
+    assert finished.database["studies"].find_one({"_id": "s"}) is None
+
+
+@pytest.mark.mongo
 def test_studies_counts_as_the_budget_does(finished, larnn):
     finished.cancel_trial("s", 1)
     assert " 1/∞ " in larnn("studies")
@@ -258,6 +320,14 @@ def test_studies_counts_as_the_budget_does(finished, larnn):
 
 
 # -- the database and its machine ----------------------------------------------------------------
+
+
+def test_a_password_file_that_is_no_text_is_named(tmp_path, complaint):
+    file = tmp_path / "password"
+    file.write_bytes(b"\xff\xfe")
+    files = [f"--{user}-password-file={file}" for user in ("worker", "reader")]
+    told = complaint(["mongo", "users", "--mongo", "mongodb://root@h/larnn_search", *files], 2)
+    assert f"the file that --worker-password-file names cannot be read: {file}" in told
 
 
 def test_an_unreachable_database_is_told_within_5_seconds(monkeypatch):

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from search.cli import cli, run_command
-from search.options import CONFIG_FILE
+from search.options import CONFIG_FILE, defaults_from_file
 from trials.study import StudySpec, StudyState
 
 
@@ -114,6 +114,18 @@ def test_options_of_all_commands_may_stand_in_the_file(tmp_path, monkeypatch, ca
     (tmp_path / CONFIG_FILE).write_text('worker-password-file = "none-such"\n')
     assert run_command(["mongo", "users"]) == 2
     assert f"'--worker-password-file' (in {CONFIG_FILE})" in capsys.readouterr().err
+
+
+def test_one_value_in_the_file_serves_options_that_may_be_repeated_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = 'study = "quick"\nfix = "dropout=0.1"\nfrom-study = ["a", "b"]\n'
+    (tmp_path / CONFIG_FILE).write_text(text)
+    defaults = defaults_from_file(cli)
+    assert defaults["run"] == {"study": "quick", "fix": ["dropout=0.1"], "from_study": ["a", "b"]}
+    assert defaults["worker"] == {"studies": ["quick"]}
+    with cli.make_context("larnn-search", ["worker"]) as context:
+        worker = cli.commands["worker"].make_context("worker", [], context)
+    assert worker.params["studies"] == ("quick",)
 
 
 def test_a_complaint_names_where_a_value_came_from(monkeypatch, capsys):

@@ -5,11 +5,13 @@ import pytest
 
 from search.compare import compare
 from search.launch import DEFAULT_OBJECTIVE
+from search.screens import print_comparison
 from search.source import StudyData, from_file
 from search.summary import summary
 from tests.search_tests.sample_study import START, sample_study, sample_trials
 from trials.errors import InvalidValueError
 from trials.transfer import dump
+from trials.trial import TrialState
 
 
 def data(count=60, *, seed=7, looks=()):
@@ -36,6 +38,22 @@ def test_expected_loss_is_that_of_drawn_searches():
     draws = np.random.default_rng(0).choice(finished, size=(20_000, 20)).min(axis=1)
     assert row["expected_loss"] == pytest.approx(draws.mean(), rel=0.01)
     np.testing.assert_allclose(row["expected_interval"], np.quantile(draws, [0.025, 0.975]), 0.05)
+
+
+def test_searches_that_may_end_without_a_result_have_no_upper_end(capsys):
+    trials = sample_trials(12)
+    ended = [
+        dataclasses.replace(trial, state=TrialState.COMPLETE, loss=loss)
+        for trial, loss in zip(trials, (0.2, 0.5), strict=False)
+    ]
+    given_up = [
+        dataclasses.replace(trial, state=TrialState.PRUNED, loss=0.1) for trial in trials[2:]
+    ]
+    rows = compare([StudyData(sample_study(), (*ended, *given_up))])
+    # 11 % of searches of 12 such trials end with none complete: (10 / 12) ** 12
+    assert rows[0]["expected_interval"] == (0.2, None)
+    print_comparison(rows)
+    assert "none]" in capsys.readouterr().out
 
 
 def test_more_trials_alone_do_not_make_a_study_better():

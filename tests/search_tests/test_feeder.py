@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,9 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
+    def seconds(self) -> float:
+        return self.now.timestamp()
+
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
@@ -52,7 +56,7 @@ class Bench:
             self.workers(slots)
 
     def another(self, ahead: int | None = 0) -> Feeder:
-        return Feeder(self.store, "s", ahead=ahead, clock=self.clock)
+        return Feeder(self.store, "s", ahead=ahead, clock=self.clock.seconds)
 
     def workers(
         self, slots: int, study: str | None = None, serves: tuple[str, ...] | None = None
@@ -268,12 +272,16 @@ def test_timeout_lets_running_trials_finish_and_drops_waiting_ones() -> None:
     assert message(bench) == "stopped after its timeout of 60 s"
 
 
+def test_the_pace_goes_by_a_clock_that_nobody_sets() -> None:
+    assert Feeder(Bench().store, "s")._clock is time.monotonic
+
+
 @pytest.mark.parametrize("ahead_s", [3600, -3600])
 def test_a_timeout_goes_by_the_stores_clock(ahead_s: float) -> None:
     bench = Bench(slots=1, timeout_s=600)
     wrong = Clock()
     wrong.advance(ahead_s)
-    bench.feeder = Feeder(bench.store, "s", clock=wrong)
+    bench.feeder = Feeder(bench.store, "s", clock=wrong.seconds)
     for _ in range(9):
         bench.step()
         bench.clock.advance(65)
@@ -440,7 +448,7 @@ def test_a_study_that_cannot_be_searched_ends_with_the_reason() -> None:
     clock = Clock()
     store = MemoryStore(clock)
     store.create_study(StudySpec("s", "m:f", {"name": "x", "rows": [{"name": "a"}]}))
-    assert not Feeder(store, "s", clock=clock).step()
+    assert not Feeder(store, "s", clock=clock.seconds).step()
     study = store.get_study("s")
     assert study.state is StudyState.COMPLETE
     assert study.message.startswith("stopped: not a stored search space")
@@ -534,7 +542,7 @@ def test_a_count_that_misses_a_moving_trial_is_no_reason_to_read_all_anew() -> N
     clock = Clock()
     store = Moving(clock)
     store.create_study(StudySpec("s", "module:function", SPACE.to_dict(), max_trials=10))
-    feeder = Feeder(store, "s", clock=clock)
+    feeder = Feeder(store, "s", clock=clock.seconds)
     for turn in range(4):
         feeder.step()
         store.reserve("s", "w", "host", f"claim-{turn}", 1000)
@@ -569,7 +577,7 @@ def test_outages_are_sat_out() -> None:
         if (trial := store.reserve("s", "w", "host", f"t{next(claims)}")) is not None:
             store.finish(trial.claim, Outcome(COMPLETE, 1.0))
 
-    Feeder(store, "s", clock=clock, wait=wait).run(threading.Event())
+    Feeder(store, "s", clock=clock.seconds, wait=wait).run(threading.Event())
     assert store.counts("s")[COMPLETE] == 3
     assert store.acquire_feeder("s", "another")  # the lease was given back
 
@@ -630,7 +638,7 @@ def test_a_round_reads_only_what_changed_however_long_the_history() -> None:
     clock = Clock()
     store = Counting(clock)
     store.create_study(StudySpec("s", "m:f", SPACE.to_dict(), algorithm="random"))
-    feeder = Feeder(store, "s", ahead=0, clock=clock)
+    feeder = Feeder(store, "s", ahead=0, clock=clock.seconds)
     store.add_trials("s", None, 0, [NewTrial({"x": n / 1000}, n) for n in range(300)])
     for n in range(300):
         trial = store.reserve("s", "w", "host", f"c{n}")
@@ -691,7 +699,7 @@ def test_feed_all_feeds_every_study_and_new_ones() -> None:
 
     create("a")
     create("b")
-    feed_all(store, stop, clock=clock, wait=wait)
+    feed_all(store, stop, clock=clock.seconds, wait=wait)
     assert {name: store.counts(name)[COMPLETE] for name in fed} == fed
 
 

@@ -73,7 +73,7 @@ def test_a_broken_trial_that_waits_keeps_no_study_from_its_end(database):
 @pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.COMPLETE])
 def test_a_trial_that_is_gone_is_replaced(database, state):
     database.create_study(SPEC)
-    clock = [datetime.now(UTC)]
+    clock = [0.0]
     feeder = Feeder(database, "s", ahead=0, clock=lambda: clock[0])
     feeder.step()
     if state is TrialState.COMPLETE:
@@ -81,7 +81,7 @@ def test_a_trial_that_is_gone_is_replaced(database, state):
         database.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
     feeder.step()
     database.database["trials"].delete_one({"_id": "s/0"})
-    clock[0] += timedelta(seconds=11)  # finished trials are counted every ten seconds
+    clock[0] += 11  # finished trials are counted every ten seconds
     work_to_the_end(database, feeder)
     assert database.counts("s")[TrialState.COMPLETE] == 4
 
@@ -109,7 +109,7 @@ def test_what_goes_wrong_with_one_study_is_told_and_the_others_are_fed(caplog):
         if now[0] > datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=1.5 * TROUBLED_PAUSE):
             stop.set()
 
-    feed_all(store, stop, clock=lambda: now[0], wait=wait)
+    feed_all(store, stop, clock=lambda: now[0].timestamp(), wait=wait)
     assert store.get_study("s").state is StudyState.COMPLETE
     told = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(told) == 2  # and once more after the pause
@@ -120,5 +120,5 @@ def test_what_goes_wrong_with_one_study_is_told_and_the_others_are_fed(caplog):
 def test_a_launcher_does_not_wait_for_a_feeder_that_has_died():
     store = Broken()
     store.create_study(dataclasses.replace(SPEC, name="bad"))
-    with pytest.raises(TypeError, match="a bug"), _feeding(store, "bad", None) as check:
-        _follow(store, "bad", check)
+    with pytest.raises(TypeError, match="a bug"), _feeding(store, "bad", None) as feeding:
+        _follow(store, "bad", feeding.check)

@@ -4,11 +4,9 @@ import json
 
 import pytest
 
-from search import plots
 from search.again import ranking_spec
 from search.cli import run_command
-from search.commands import figures
-from search.report import ORDER, report, winner_in_words
+from search.report import report, winner_in_words
 from search.source import StudyData
 from search.space import NAMED_SPACES
 from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
@@ -20,11 +18,6 @@ def exported(tmp_path):
     path = tmp_path / "quick.jsonl"
     path.write_text("".join(dump(sample_study(), sample_trials(20))))
     return path
-
-
-def test_the_command_and_the_report_know_every_figure():
-    assert sorted(figures.KINDS) == sorted(plots.KINDS)
-    assert set(ORDER) == set(plots.KINDS) - {"best-time"}
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])

@@ -278,16 +278,27 @@ def test_one_seed_a_fold_leaves_the_luck_of_models_to_the_folds():
     assert (row["test_accuracy_mean"], row["test_interval"]) == (pytest.approx(0.8), None)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "people", "groups", "seeds", "of_people", "of_models"),
+    [("folds", 12, 4, 2, 0, 3), ("folds", 16, 8, 1, 3, 3), ("test", 9, 1, 5, 4, 1)],
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(
+    monkeypatch, kind, people, groups, seeds, of_people, of_models
+):
     monkeypatch.setattr("search.summary.RESAMPLES", 1000)
     draw, held = np.random.default_rng(0), 0
     for _ in range(200):
-        people = {str(who): n for who, n in enumerate(draw.normal(80, 6, 12))}
-        ours, theirs = draw.normal(0, 3, (2, 4, 2))
-        finals = [judged("a", people, models=ours), judged("b", people, models=theirs)]
+        first = draw.normal(80, 6, people)
+        second = first + draw.normal(0, of_people, people)  # cells suit people differently
+        models = draw.normal(0, of_models, (2, groups, seeds))
+        finals = [
+            judged(name, dict(zip(map(str, range(people)), correct, strict=True)),
+                   models=own, kind=kind)
+            for name, correct, own in zip("ab", (first, second), models, strict=True)
+        ]  # fmt: skip
         low, high = summary(finals)["differences"][0]["interval"]
         held += low <= 0 <= high
-    assert 0.9 < held / 200 < 0.99
+    assert 0.92 < held / 200 < 0.99
 
 
 def test_people_who_chose_the_settings_are_also_left_out():
@@ -324,6 +335,36 @@ def test_two_finals_of_one_cell_stand_side_by_side_and_one_final_twice_is_refuse
     # of the ranking of a search is of the search
     with pytest.raises(ValueError, match="one folds of each search"):
         summary([judged("larnn", PEOPLE), judged("larnn-rank", PEOPLE)])
+
+
+def test_finals_of_other_settings_are_not_one_row():
+    folds, test = (
+        judged("larnn", PEOPLE),
+        judged("larnn-rank", PEOPLE, models=((0, 0),), kind="test"),
+    )
+    assert summary([folds, test])["studies"]["larnn"]["test_people"] == 12
+    fixed = {**test.study.spec.fixed, "num_heads": 7, "settings_of": "larnn 12"}
+    spec = dataclasses.replace(test.study.spec, fixed=fixed)
+    other = StudyData(dataclasses.replace(test.study, spec=spec), test.trials)
+    with pytest.raises(ValueError, match="the same settings of each search, got those of larnn "):
+        summary([folds, other])
+
+
+def test_people_of_other_data_are_others_whatever_their_names():
+    finals = []
+    for name, data in (("larnn", "of har"), ("lstm", "of har"), ("gru", "of uci-har")):
+        final = judged(name, PEOPLE)
+        trials = tuple(
+            dataclasses.replace(trial, result={**trial.result, "data_fingerprint": data})
+            for trial in final.trials
+        )
+        finals.append(StudyData(final.study, trials))
+    differences = summary(finals)["differences"]
+    assert [(row["studies"], row["people"]) for row in differences] == [
+        (["larnn", "lstm"], 12),
+        (["larnn", "gru"], 0),
+        (["lstm", "gru"], 0),
+    ]
 
 
 def test_cells_that_judged_different_people_are_not_compared():

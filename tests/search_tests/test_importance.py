@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from search import importance as module
-from search.forest import Grid, grow
+from search.forest import Cells, grow
 from search.importance import (
     FEW_TRIALS,
     importance,
@@ -197,18 +197,18 @@ def test_settings_that_matter_only_together_are_found():
 def test_a_forest_taken_apart_is_its_average_over_every_point_of_the_grid():
     rows = [Parameter("a", "choice", choices=("x", "y", "z")), Parameter("b", "int", 1, 5),
             Parameter("c", "logint", 1, 4)]  # fmt: skip
-    grid, draw = Grid(rows), np.random.default_rng(0)
+    cells, draw = Cells(rows), np.random.default_rng(0)
     every = pd.DataFrame(itertools.product("xyz", range(1, 6), range(1, 5)), columns=list("abc"))
     seen = every.sample(40, random_state=1)
     losses = draw.normal(size=len(seen))
-    found = grow(grid, grid.encode(seen), losses, trees=1, seed=0)
+    found = grow(cells, cells.encode(seen), losses, trees=1, seed=0)
 
     from sklearn.tree import DecisionTreeRegressor
 
     pick = np.random.default_rng(0).integers(40, size=40)
     tree = DecisionTreeRegressor(max_depth=6, random_state=0)
-    tree.fit(grid.encode(seen)[pick], losses[pick])
-    every["loss"] = tree.predict(grid.encode(every))
+    tree.fit(cells.encode(seen)[pick], losses[pick])
+    every["loss"] = tree.predict(cells.encode(every))
     width = {k: np.log((k + 0.5) / (k - 0.5)) for k in range(1, 5)}
     every["weight"] = every["c"].map(width)
 

@@ -53,6 +53,26 @@ def test_options_go_before_the_space_and_that_before_the_preset(tmp_path):
     assert spec_of(preset="quick", max_trials=3).max_trials == 3
 
 
+def test_a_space_may_search_what_the_preset_pins(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        '[batch_size]\ntype = "logint"\nlow = 16\nhigh = 256\n'
+        '[epochs]\ntype = "int"\nlow = 2\nhigh = 9\n'
+        '[time_stride]\ntype = "int"\nlow = 1\nhigh = 4\n'
+    )
+    own = str(tmp_path / "own.toml")
+    for preset in PRESETS:
+        spec = spec_of(preset=preset, space=own)
+        assert spec.fixed == {"data": "har"}
+        assert [row["name"] for row in spec.space["rows"]] == [
+            "batch_size",
+            "epochs",
+            "time_stride",
+        ]
+    said = Space.from_dict(spec_of(space=own, epochs=2).space)
+    assert [row.name for row in said.rows] == ["batch_size", "time_stride"]
+    assert said.fixed == {"epochs": 2}
+
+
 def test_a_space_may_pin_its_data(tmp_path):
     (tmp_path / "own.toml").write_text('data = "npz:mine.npz"' + FILE)
     own = str(tmp_path / "own.toml")

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from search.live import LiveView
 from search.live_screen import render
@@ -278,6 +279,16 @@ def test_a_terminal_gets_one_display_and_wait_uses_the_given_sleep():
         view.wait()
     assert "loss 0.25, trial 0" in file.getvalue()
     assert len(slept) == 1
+
+
+def test_a_terminal_shows_a_workers_words_as_they_are(capsys, monkeypatch):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)
+    store = Store()
+    store.beat_worker(WorkerInfo("w", "h", 7, (), message="[/tmp/x] has :x: other data"))
+    with LiveView(store, "quick") as view:
+        view.refresh()
+    assert "[/tmp/x] has :x: other data" in Text.from_ansi(capsys.readouterr().out).plain
 
 
 class FlakyStore(Store):

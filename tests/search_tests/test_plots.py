@@ -8,12 +8,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from search import importance, plots, results
+from search import importance, plot_style, plots, results
 from search.parameter import Parameter
 from search.ranking import ranked
 from search.space import Space
 from tests.search_tests.sample_study import ROWS, START, sample_study, sample_trials
-from trials.trial import TrialState
+from trials.trial import Report, TrialState
 
 SPACE = Space.from_dict(sample_study().spec.space)
 
@@ -103,6 +103,27 @@ def test_best_over_time_counts_minutes_from_the_studys_creation():
     assert line.get_xdata()[0] == pytest.approx((ends[0] - START) / timedelta(minutes=1))
 
 
+@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize(
+    ("state", "loss"), [(TrialState.FAILED, None), (TrialState.PRUNED, math.inf)]
+)
+def test_a_study_whose_trials_all_failed_or_diverged_is_no_bug(kind, state, loss):
+    trials = [
+        dataclasses.replace(trial, state=state, loss=loss, reports=()) for trial in sample_trials(3)
+    ]
+    told = " ".join(words(drawn(kind, trials)))
+    if kind in ("best", "best-time"):
+        assert "no trial has finished with a loss" in told
+
+
+def test_an_objective_that_has_only_reported_step_0_has_curves():
+    trials = [
+        dataclasses.replace(trial, reports=(Report(0, 0.5, {}, 1.0),))
+        for trial in sample_trials(3, running=3)
+    ]
+    assert "Learning curves (n = 3 trials)" in words(drawn("curves", trials))
+
+
 def test_losses_beyond_the_axis_are_counted_and_nan_is_left_out():
     trials = sample_trials(40)
     complete = [t.number for t in trials if t.state == "COMPLETE"]
@@ -125,6 +146,30 @@ def test_settings_have_a_panel_each_with_real_values_and_log_axes_where_the_prio
         t.state in ("COMPLETE", "PRUNED") and "decay_factor" in t.params for t in sample_trials(60)
     )
     assert conditional == [f"decay_factor (n = {given})"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "labels"),
+    [
+        ("loguniform", 0.0030327, 0.0082436, ["0.00303", "0.005", "0.00824"]),
+        ("loguniform", 35.13, 116.6, ["35.1", "64", "117"]),
+        ("loguniform", 3e-4, 3e-2, ["0.001", "0.01"]),
+        ("logint", 5, 7, ["5", "6", "7"]),
+        ("logint", 5, 6, ["5", "6"]),
+        ("logint", 33, 60, ["33", "44", "60"]),
+        ("logint", 4, 64, ["4", "8", "16", "32", "64"]),
+    ],
+)
+def test_log_axes_have_numbers_to_read_them_by(kind, low, high, labels):
+    figure = mpl.figure.Figure()
+    axes = figure.add_subplot()
+    plot_style.setting_axis(axes, Parameter("x", kind, low, high))
+    figure.draw_without_rendering()
+    left, right = axes.get_xlim()
+    shown = [tick for tick in axes.xaxis.get_major_ticks() if left <= tick.get_loc() <= right]
+    told = [tick.label1.get_text() for tick in shown]
+    powers = {r"$\mathdefault{10^{-3}}$": "0.001", r"$\mathdefault{10^{-2}}$": "0.01"}
+    assert [powers.get(text, text) for text in told] == labels
 
 
 TAKEN = {"norm": "origin", "mode": "state", "dropout": "steps"}
@@ -233,6 +278,20 @@ def test_pauses_between_sittings_count_as_nobodys_idleness():
     assert axes.get_title(loc="left").startswith("1.67 trials a minute while any ran; half")
     for kind in ("timeline", "throughput"):
         assert "pause (1)" in words(drawn(kind, sittings()))
+
+
+def test_the_night_in_which_a_trial_waited_to_be_cancelled_is_not_drawn():
+    last = dataclasses.replace(
+        sample_trials(6)[-1],
+        worker=None,
+        state=TrialState.CANCELLED,
+        started_at=START,
+        finished_at=START + timedelta(hours=15),
+    )
+    for kind in ("timeline", "throughput"):
+        figures = [drawn(kind, trials) for trials in (sittings(), [*sittings(), last])]
+        titles = [figure.axes[0].get_title(loc="left") for figure in figures]
+        assert titles[0] == titles[1]
 
 
 def test_curves_of_pruned_trials_end_in_a_mark():

@@ -174,7 +174,7 @@ def test_a_feeder_publishes_the_cutoffs_of_all_curves(told: list[tuple[str, int,
     pruner = {"name": "median", "warmup_trials": 2, "warmup_steps": 0}
     store.create_study(StudySpec("s", "m:f", SPACE.to_dict(), pruner=pruner))
     store.add_trials("s", None, 0, [NewTrial({"x": float(n)}, n) for n in range(6)])
-    feeder = Feeder(store, "s", ahead=0, clock=lambda: now)
+    feeder = Feeder(store, "s", ahead=0, clock=lambda: 0.0)
     for turn, (event, number, loss) in enumerate(told):
         if event == "forget":
             feeder._view.forget()

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from search.cli import run_command
+from search.plain_lines import summary
 from search.ranking import fresh_seeds, ranked
 from search.report import facts, winner_in_words
-from search.source import StudyData, from_file
+from search.snapshot import take_snapshot
+from search.source import StudyData, from_file, store_of_file
 from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.trial import TrialState
 
@@ -60,7 +62,10 @@ def test_a_ranking_that_was_stopped_early_is_not_won_by_one_lucky_training():
 
 def test_seeds_that_chose_are_not_used_again():
     assert fresh_seeds(sample_trials(), 3) == (0, 1, 2)
-    assert fresh_seeds([trial(0, 0.1, seed=0), trial(1, 0.1, seed=2)], 2) == (3, 4)
+    assert fresh_seeds([trial(0, 0.1, seed=0), trial(1, 0.1, seed=2)], 2) == (1, 3)
+    # what a user enqueued is trained with the seeds 0, 1, ... of the trials themselves
+    enqueued = [dataclasses.replace(trial(n, 0.1, dropout=0.1), seed=n) for n in range(3)]
+    assert fresh_seeds(enqueued, 2) == (3, 4)
 
 
 def test_every_command_names_the_same_winner_of_a_ranking(capsys):
@@ -98,4 +103,21 @@ def test_what_settings_do_is_not_asked_of_a_ranking(tmp_path, capsys):
     )
     assert not figure.exists()
     assert run_command(["report", str(RANKING), "-o", str(page)]) == 0
-    assert page.read_text().count("<figure>") == 4  # best, curves, timeline, throughput
+    assert page.read_text().count("<figure>") == 3  # curves, timeline, throughput
+
+
+@pytest.mark.parametrize("purpose", ["rank", "test"])
+def test_what_trains_chosen_settings_again_names_no_best_trial(purpose):
+    file = RANKING.with_name(f"har-larnn-2-{purpose}.jsonl")
+    snapshot = take_snapshot(*store_of_file(file))
+    assert snapshot.best is None
+    assert snapshot.why_no_best.endswith(f"larnn-search summary har-larnn-2-{purpose}")
+    assert "best" not in summary(snapshot)
+
+
+def test_a_final_has_no_best_settings(capsys):
+    file = RANKING.with_name("har-larnn-2-test.jsonl")
+    assert run_command(["best", str(file)]) == 1
+    assert "is a final and chooses nothing; its result: larnn-search summary" in (
+        capsys.readouterr().err
+    )

@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from search import results
+from search.space import NAMED_SPACES
 from tests.search_tests.sample_study import START, sample_study, sample_trials
+from trials.trial import TrialState
 
 
 def test_frame_has_one_row_a_trial_with_the_params_as_trained():
@@ -67,6 +69,26 @@ def test_frame_names_apart_what_would_collide():
     assert (row["epochs"], row["result.epochs"]) == (5, 3)
     assert row["loss"] == trial.loss
     assert row["result.loss"] == 1.0
+
+
+@pytest.mark.parametrize("space", ["paper-round-1", "paper-round-2"])
+def test_frame_has_the_searched_settings_that_others_were_derived_from(space):
+    space = NAMED_SPACES[space]
+    study = sample_study()
+    study = dataclasses.replace(
+        study, spec=dataclasses.replace(study.spec, space=space.to_dict(), fixed={"data": "har"})
+    )
+    trials = [
+        dataclasses.replace(trial, params={**params, "data": "har"})
+        for trial, (_, params) in zip(sample_trials(12), space.corners(), strict=False)
+    ]
+    foreign = dataclasses.replace(trials[0], params={"data": "har"}, number=99)
+    frame = results.trials_frame([*trials, foreign], study)
+    low, high = space["hidden_size"].bounds
+    trained = (frame["num_heads"] * frame["head_size"])[:-1].astype(float)
+    assert list(frame["hidden_size"][:-1]) == list(trained.clip(low, high))
+    assert math.isnan(frame["hidden_size"].iloc[-1])
+    assert "hidden_size" not in results.searched_settings(study, trials[0])  # as it trained
 
 
 def test_frames_of_no_trials_have_their_columns():
@@ -139,11 +161,19 @@ def test_core_hours_count_all_attempts_and_every_thread():
     )
     unreported = dataclasses.replace(resumed, result={})
     waiting = dataclasses.replace(unreported, started_at=None, finished_at=None)
-    trials = [resumed, pruned, unreported, waiting]
-    assert [results.spent_s(trial) for trial in trials] == [600, 1800, 60, 0]
+    # interrupted in the evening, cancelled in the morning: the night is no computing
+    given_up = dataclasses.replace(
+        pruned,
+        state=TrialState.CANCELLED,
+        worker=None,
+        finished_at=started + timedelta(hours=15),
+    )
+    trials = [resumed, pruned, unreported, waiting, given_up]
+    assert [results.spent_s(trial) for trial in trials] == [600, 1800, 60, 0, 1800]
+    assert results.duration_s(given_up) is None
     spec = dataclasses.replace(sample_study().spec, threads=2)
     study = dataclasses.replace(sample_study(), spec=spec)
-    assert results.core_hours(study, trials) == pytest.approx(2 * 2460 / 3600)
+    assert results.core_hours(study, trials) == pytest.approx(2 * 4260 / 3600)
 
 
 def test_settings_are_judged_by_complete_and_pruned_trials_at_their_least_loss():

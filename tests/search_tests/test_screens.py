@@ -88,3 +88,14 @@ def test_a_trial_shows_one_seed_the_one_that_trains(params, screen):
     trial = dataclasses.replace(sample_trials(1)[0], params=params, seed=579)
     rows = [line.split()[:2] for line in screen(PIPE, print_trial, STUDY, trial)]
     assert [row for row in rows if row[0] == "seed"] == [["seed", str(params.get("seed", 579))]]
+
+
+@pytest.mark.parametrize("width", [PIPE, 120])
+@pytest.mark.parametrize("value", ["[relu] y", "[/tmp/x]", "a:x:b", ":smile:"])
+def test_text_with_brackets_and_colons_is_shown_as_it_is(value, width, screen):
+    trial = dataclasses.replace(
+        sample_trials(1)[0], params={"activation": value}, result={"note": value}
+    )
+    lines = [cells(line) for line in screen(width, print_trial, STUDY, trial)]
+    assert ["activation", value] in lines
+    assert ["note", value] in lines

@@ -82,6 +82,9 @@ def test_a_model_sees_every_nth_step_as_in_training(larnn, folder):
     [
         (["train", "--fix", "window_size=0"], 2, "window_size must be at least 1"),
         (["train", "--fix", "windowsize=4"], 2, "unknown parameter 'windowsize'"),
+        (["train", "--fix", "data=3"], 2, "data must be the name of a data set, got 3"),
+        (["train", "--fix", "data=null"], 2, "data must be the name of a data set, got None"),
+        (["train", "--seed", str(2**63)], 2, "seed must be below 9.22337e+18, got 9223372036854"),
         (["train", "--data", "npz:none.npz"], 2, "cannot read the data file none.npz"),
         (["train", "--data", "npz:mine.npz", "-o", "mine.npz"], 2, "is a file"),
         (["train", "--data", "npz:mine.npz", "-o", "mine.npz/x"], 2, "cannot write to mine.npz/x"),
@@ -252,3 +255,5 @@ def test_a_trial_of_another_objective_or_other_data_is_not_trained(searched, lar
     )
     searched.add_trials("elsewhere", None, 0, [NewTrial({"data": "npz:mine.npz"}, 0)])
     assert run_command(["train", "--from", "elsewhere", "0"]) == 1
+    for other in (["--data", "npz:mine.npz"], ["--fix", "data=npz:mine.npz"]):
+        larnn("train", "--from", "elsewhere", 0, *other, *FIX, "--device", "cpu")

@@ -12,7 +12,7 @@ from tests.trials_tests import objectives
 from tests.trials_tests.working import eventually, is_alive, promised
 from trials.failures import death, kernel_oom_kills, outcome_of
 from trials.pipe import LENGTHS, FrameBuffer, encode_header
-from trials.plain import plain, plain_number
+from trials.plain import plain_number, plain_result
 from trials.process import (
     KEEP_MEMORY,
     WAIT_ASLEEP,
@@ -170,13 +170,13 @@ def test_plain_values():
         3: "x",
         "d": {"e": np.int64(4)},
     }
-    found = plain(given)
+    found = plain_result(given)
     assert found == {"a": 0.5, "b": [0, 1], "c": [1, True, None], "3": "x", "d": {"e": 4}}
     assert type(found["d"]["e"]) is int
     with pytest.raises(TypeError, match=r"result\['x'\]\[1\] is a complex"):
-        plain({"x": [1, 2j]})
+        plain_result({"x": [1, 2j]})
     with pytest.raises(TypeError, match="beyond 64 bits"):
-        plain({"x": 2**64})
+        plain_result({"x": 2**64})
 
 
 def test_plain_numbers():

@@ -5,13 +5,18 @@ import signal
 import socket
 import subprocess
 import time
+import traceback
 from pathlib import Path
+from unittest import mock
 from urllib.parse import quote_plus
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.errors import (
     AutoReconnect,
+    InvalidURI,
     NotPrimaryError,
     OperationFailure,
     PyMongoError,
@@ -19,9 +24,9 @@ from pymongo.errors import (
 )
 
 from trials import embedded
-from trials.connect import connect, has_password, password_for
+from trials.address import address, has_password
+from trials.connect import connect, password_for
 from trials.errors import InvalidValueError, StoreUnavailableError
-from trials.mongo_base import address
 from trials.mongo_store import MongoStore
 from trials.patience import patience
 from trials.retrying import Retrying
@@ -71,7 +76,16 @@ def test_a_password_on_the_command_line_is_refused(uri: str) -> None:
     assert SECRET not in address(uri)
 
 
-@pytest.mark.parametrize("uri", ["mongodb://host/db", "mongodb://me@host/db", "mongodb://a:1,b:2/"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://host/db",
+        "mongodb://me@host/db",
+        "mongodb://a:1,b:2/",
+        "mongodb://me@host:27017/db?tlsCAFile=/a@b.pem",
+        "mongodb://host:27017/?tlsCAFile=/a@b.pem",
+    ],
+)
 def test_what_has_no_password_is_not_refused(uri: str) -> None:
     assert not has_password(uri)
 
@@ -85,6 +99,34 @@ def test_a_broken_uri_is_refused_without_showing_it(uri: str) -> None:
     assert SECRET not in f"{e.value!r} {e.value.__cause__!r}"
 
 
+@given(
+    before=st.text(st.sampled_from("ab1@:/?#[]%&;.,"), max_size=4),
+    after=st.text(st.sampled_from("ab1@:/?#[]%&;.,"), max_size=4),
+    rest=st.sampled_from(["h:port/db", "h", "h:1/db?tls=no@h", "h/db?x", "[h]/db", ""]),
+    scheme=st.sampled_from(["mongodb", "mongodb+srv"]),
+)
+@settings(deadline=None)
+def test_no_password_is_ever_shown(before: str, after: str, rest: str, scheme: str) -> None:
+    uri = f"{scheme}://me:{before}{SECRET}{after}@{rest}"
+    assert SECRET not in address(uri)
+    with pytest.raises(InvalidValueError, match="a password in --mongo") as on_command_line:
+        connect(uri).__enter__()
+    shown = [traceback.format_exception(on_command_line.value)]
+    with (
+        mock.patch("trials.mongo_base.MongoClient", side_effect=InvalidURI(uri)),
+        pytest.raises(InvalidValueError, match="the MongoDB URI cannot be used") as refused,
+    ):
+        MongoStore(uri)
+    shown.append(traceback.format_exception(refused.value))
+    assert SECRET not in str(shown)
+
+
+def test_a_host_is_told_though_an_option_looks_like_one() -> None:
+    uri = f"mongodb://me@h:1/db?tls=true&tlsCertificateKeyFilePassword=a@{SECRET}"
+    assert address(uri) == "h:1"
+    assert address("mongodb://me@%2Ftmp%2Fa.sock,[::1]:27017/db") == "/tmp/a.sock,[::1]:27017"  # noqa: S108  # only named
+
+
 def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "password"
     monkeypatch.delenv("LARNN_MONGO_PASSWORD_FILE", raising=False)
@@ -94,6 +136,9 @@ def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.Monk
         password_for("mongodb://me@host/")
     file.write_text("\n")
     with pytest.raises(InvalidValueError, match="is empty"):
+        password_for("mongodb://me@host/")
+    file.write_bytes(b"\xff" + SECRET.encode())
+    with pytest.raises(InvalidValueError, match=r"cannot be read.*UnicodeDecodeError"):
         password_for("mongodb://me@host/")
     file.write_text(f"{SECRET} \n")
     assert password_for("mongodb://me@host/") == f"{SECRET} "
@@ -263,6 +308,22 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     with pytest.raises(error, match=message):
         retry(failing(OperationFailure("our bug", code)))  # type: ignore[arg-type]  # as above
     assert pauses == []
+
+
+def test_a_private_server_that_is_not_revived_is_out_of_reach(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LARNN_MONGO_URI", raising=False)
+    monkeypatch.setattr("trials.mongo_base.FIRST_ANSWER_MS", 100)
+    with connect(state_dir=state_dir) as store:
+        pid = embedded.status(state_dir).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with monkeypatch.context() as broken:
+            broken.setenv("LARNN_MONGOD", "/nowhere/mongod")
+            with pytest.raises(StoreUnavailableError, match="has died: LARNN_MONGOD names no"):
+                store.now()
+        store.now()
 
 
 def test_a_server_that_goes_away_and_comes_back_loses_nothing(

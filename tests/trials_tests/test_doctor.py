@@ -9,6 +9,7 @@ import pytest
 
 from tests.trials_tests.working import add_study
 from trials.doctor import Level, examine, examine_machine
+from trials.errors import StoreUnavailableError
 from trials.mongo_store import MongoStore
 from trials.store import WorkerInfo
 from trials.study import StudyState
@@ -41,13 +42,18 @@ def test_a_search_that_gets_on_is_well(mongo_store):
     assert found(mongo_store, "study s").message == "1 trials run, 0 wait, 0 have finished"
 
 
-def test_a_missing_index_is_named_and_upgrade_makes_it(mongo_store):
+def test_a_missing_index_is_named_and_upgrade_makes_it(mongo_store, mongo_uri):
     add_study(mongo_store, "square", [])
     mongo_store.database["trials"].drop_index("queue")
     finding = found(mongo_store, "indexes")
     assert finding.level is Level.PROBLEM
-    assert "trials.queue" in finding.message
+    assert finding.message == "missing, so that commands fail or are slow: trials.queue"
     assert finding.mend == "larnn-search upgrade"
+    with pytest.raises(StoreUnavailableError, match=r"lacks an index of ours.*`larnn-search upgr"):
+        mongo_store.counts("s")
+    with MongoStore(mongo_uri, mongo_store.database.name, any_schema=True) as store:
+        upgrade(store)
+    assert mongo_store.counts("s")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,11 @@ def test_an_index_other_than_ours_is_named_and_upgrade_mends_it(
     assert finding.level is Level.PROBLEM
     assert finding.message.startswith("other than they should be")
     assert finding.message.endswith(f"{collection}.{name}")
+    with (
+        MongoStore(mongo_uri, mongo_store.database.name) as store,
+        pytest.raises(StoreUnavailableError, match="another in its place: run `larnn-search upgr"),
+    ):
+        add_study(store, "square", [], name="next")
     with MongoStore(mongo_uri, mongo_store.database.name, any_schema=True) as store:
         upgrade(store)
     assert found(mongo_store, "indexes").level is Level.OK

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import psutil
 import pytest
@@ -97,6 +98,10 @@ def test_the_latest_logs_of_earlier_servers_are_kept(state_dir: Path) -> None:
     with embedded.embedded_server(state_dir):
         found = sorted(path.name for path in state_dir.glob("mongod.log*"))
     assert found == ["mongod.log", *(f"mongod.log.2026-01-{day:02d}T00-00-00" for day in (4, 5, 6))]
+    with embedded.embedded_server(state_dir):
+        again = sorted(path.name for path in state_dir.glob("mongod.log*"))
+    assert again[:3] == ["mongod.log", *found[2:]]
+    assert len(again) == 4
 
 
 def test_processes_that_start_at_once_share_one_server_until_the_last_leaves(
@@ -171,6 +176,19 @@ def test_a_long_path_gets_its_socket_elsewhere(tmp_path: Path) -> None:
             assert store.list_studies() == []
     assert embedded.status(long).pid is None
     assert not socket.parent.exists()
+
+
+def test_a_socket_is_not_put_into_a_folder_that_others_may_enter(tmp_path: Path) -> None:
+    long, open_to_all = tmp_path / ("x" * 120), tmp_path / "open"
+    long.mkdir()
+    open_to_all.mkdir(mode=0o755)
+    (long / "socket").write_text(f"{open_to_all}/mongod.sock\n")
+    with embedded.embedded_server(long) as uri:
+        socket = Path((long / "socket").read_text().strip())
+        assert socket.parent != open_to_all
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+        assert quote_plus(str(socket)) in uri
+    assert open_to_all.exists()
 
 
 @pytest.mark.usefixtures("impatient")

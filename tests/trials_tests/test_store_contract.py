@@ -22,6 +22,7 @@ from trials.errors import (
 )
 from trials.memory_store import MemoryStore
 from trials.mongo_store import MongoStore
+from trials.rules import LOST, LOST_AGAIN, MOST_LOSSES
 from trials.store import (
     CHECKPOINT,
     ELSEWHERE_SECONDS,
@@ -34,6 +35,7 @@ from trials.study import LEGAL_STUDY_TRANSITIONS, StudySpec, StudyState
 from trials.trial import Claim, Failure, FailureKind, Outcome, Report, Trial, TrialState
 
 SPEC = StudySpec("s", "search.objective:train", space={"name": "card", "rows": []}, max_trials=3)
+TOKENS = itertools.count()
 GONE = 0.0
 """A lease that has run out as soon as it is granted."""
 
@@ -229,9 +231,10 @@ def test_a_deleted_study_leaves_nothing(queue: TrialStore) -> None:
 
 def test_looks_at_the_test_people_are_logged(store: TrialStore) -> None:
     store.create_study(SPEC)
-    for number in (3, 3):
-        study = store.record_test_look("s", {"number": number, "test_accuracy": 0.9})
-    assert [look["number"] for look in study.test_looks] == [3, 3]
+    for number, accuracy in ((3, 0.9), (4, 0.8), (3, 0.7)):  # the last one by a second launcher
+        study = store.record_test_look("s", {"number": number, "test_accuracy": accuracy})
+    looks = [(look["number"], look["test_accuracy"]) for look in study.test_looks]
+    assert looks == [(3, 0.9), (4, 0.8)]
     assert {type(look["at"]) for look in store.get_study("s").test_looks} == {datetime}
 
 
@@ -670,6 +673,49 @@ def test_a_worker_that_lost_its_lease_is_refused(queue: TrialStore) -> None:
     assert queue.finish(again.claim, complete(0.25)).loss == 0.25
 
 
+def lose(store: TrialStore, how: str = "") -> Trial:
+    """Lose a worker on trial 0, after a report if ``how`` says so."""
+    trial = take(store, f"lost-{next(TOKENS)}", lease_s=1000)
+    if how == "reports":
+        store.report(trial.claim, [Report(1, 0.5)])
+    store.save_blob(trial.claim, CHECKPOINT, b"c")
+    store.beat(trial.claim, GONE)
+    if how == "cancelled":
+        store.cancel_trial("s", 0)
+    store.release_expired()
+    return store.get_trial("s", 0)
+
+
+def test_a_trial_that_takes_its_workers_down_ends(queue: TrialStore) -> None:
+    for _ in range(MOST_LOSSES - 1):
+        assert lose(queue).state is TrialState.WAITING
+    trial = lose(queue)
+    assert (trial.state, trial.attempt, trial.retries) == (TrialState.FAILED, MOST_LOSSES, 0)
+    assert trial.finished_at is not None
+    assert {failure.kind for failure in trial.failures} == {FailureKind.LOST_WORKER}
+    assert [failure.message for failure in trial.failures] == [LOST] * 4 + [LOST_AGAIN]
+    assert queue.load_blob("s", 0, CHECKPOINT) is None
+    queue.retry_trial("s", 0)
+    assert lose(queue).state is TrialState.WAITING
+
+
+def test_a_trial_that_gets_on_may_lose_any_number_of_workers(queue: TrialStore) -> None:
+    for _ in range(MOST_LOSSES):
+        for _ in range(MOST_LOSSES - 2):
+            lose(queue)
+        assert lose(queue, "reports").state is TrialState.WAITING
+    for i in range(MOST_LOSSES):
+        lose(queue)
+        queue.finish(take(queue, f"saved-{i}").claim, Outcome(TrialState.WAITING))
+    assert queue.get_trial("s", 0).state is TrialState.WAITING
+
+
+def test_a_cancelled_trial_that_took_its_workers_down_is_cancelled(queue: TrialStore) -> None:
+    for _ in range(MOST_LOSSES - 1):
+        lose(queue)
+    assert lose(queue, "cancelled").state is TrialState.CANCELLED
+
+
 def test_a_beat_renews_the_lease(queue: TrialStore) -> None:
     trial = take(queue, lease_s=GONE)
     queue.beat(trial.claim, 1000)
@@ -720,6 +766,13 @@ def test_a_step_told_twice_counts_once_and_a_new_attempt_replaces_it(queue: Tria
     assert [r.loss for r in queue.get_trial("s", 0).reports] == [1.0, 2.5, 3.0]
 
 
+def test_what_an_outage_held_up_is_told_at_once(queue: TrialStore) -> None:
+    trial = take(queue)
+    reports = [Report(step % 1400, step / 2) for step in range(1500)]
+    queue.report(trial.claim, reports)
+    assert queue.get_trial("s", 0).reports == tuple(reports[:1400])
+
+
 def test_text_that_looks_like_an_expression_stays_text(queue: TrialStore) -> None:
     trial = queue.reserve("s", "$token", "$$NOW", "$params", 1000)
     assert trial is not None
@@ -729,7 +782,7 @@ def test_text_that_looks_like_an_expression_stays_text(queue: TrialStore) -> Non
     assert (done.failures, done.result) == ((failure,), {"a": "$seed"})
     queue.set_study_state("s", StudyState.PAUSED, "$name")
     assert queue.get_study("s").message == "$name"
-    assert queue.record_test_look("s", {"a": "$spec"}).test_looks[0]["a"] == "$spec"
+    assert queue.record_test_look("s", {"number": 0, "a": "$spec"}).test_looks[0]["a"] == "$spec"
     queue.beat_worker(WorkerInfo("w", "$host", 1, ({"a": "$pid"},), message="$$NOW"))
     assert queue.list_workers()[0].slots == ({"a": "$pid"},)
 

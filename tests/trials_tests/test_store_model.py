@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from trials import memory_entries, pipelines
 from trials.errors import TrialsError
 from trials.memory_store import MemoryStore
 from trials.mongo_store import MongoStore
@@ -209,7 +210,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(mongo_store: MongoStore) -> Iterator[type[StoreMachine]]:
+def machine(
+    mongo_store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[type[StoreMachine]]:
+    for user in (pipelines, memory_entries):  # soon enough for 30 steps
+        monkeypatch.setattr(user, "MOST_LOSSES", 2)
     StoreMachine.mongo = mongo_store
     yield StoreMachine
     del StoreMachine.mongo

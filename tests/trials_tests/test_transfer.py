@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from trials.errors import InvalidValueError, SchemaVersionError, StudyMismatchError
+from trials.mongo_store import MongoStore
 from trials.store import Outcome, TrialStore
 from trials.study import Study, StudySpec, StudyState
 from trials.transfer import dump, parse, renamed
@@ -98,6 +99,17 @@ def test_a_restored_study_goes_on(store: TrialStore) -> None:
     best = store.best_trial("s")
     assert best is not None
     assert best.number == 5
+
+
+@pytest.mark.mongo
+def test_a_trial_that_is_too_large_is_told_and_leaves_no_half_study(
+    mongo_store: MongoStore,
+) -> None:
+    reports = tuple(Report(step, 0.5, {"x" * 3_900_000: 1.0}) for step in range(5))
+    large = dataclasses.replace(TRIALS[1], reports=reports)
+    with pytest.raises(InvalidValueError, match="may hold 16 MB"):
+        mongo_store.restore_study(STUDY, [TRIALS[0], large])
+    assert mongo_store.restore_study(STUDY, TRIALS)  # nothing stands in its way
 
 
 def test_no_study_is_restored_over_another(store: TrialStore) -> None:

@@ -6,12 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.trials_tests.working import RunningWorker, add_study, eventually, finished, promised
-from trials.errors import InvalidValueError, StoreUnavailableError, TrialRefusedError
+from tests.trials_tests.working import (
+    ALLOWED,
+    RunningWorker,
+    add_study,
+    eventually,
+    finished,
+    promised,
+)
+from trials.errors import (
+    BrokenDocumentError,
+    InvalidValueError,
+    ServerNotFoundError,
+    StoreUnavailableError,
+    TrialRefusedError,
+)
 from trials.memory_store import MemoryStore
 from trials.settings import Stop, WorkerSettings
 from trials.study import StudyState
 from trials.trial import FailureKind, Outcome, TrialState
+from trials.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -380,6 +394,15 @@ def test_leaves_when_its_studies_are_done(store):
     assert running.error is None
 
 
+def test_a_signal_handler_that_stops_a_worker_waits_for_no_lock(store):
+    worker = Worker(store, WorkerSettings(objectives=ALLOWED))
+    handler = threading.Thread(target=worker.stop, daemon=True)
+    with worker._shared.stopping._cond:  # as whoever is interrupted may hold it
+        handler.start()
+        handler.join(10)
+        assert not handler.is_alive()
+
+
 class FlakyStore(MemoryStore):
     """Fails every call while ``down`` is set, as a database that is out of reach."""
 
@@ -417,12 +440,13 @@ def test_training_goes_on_through_an_outage_and_nothing_is_lost(gate):
     assert trials[1].state is TrialState.COMPLETE
 
 
-def test_the_heart_goes_on_whatever_a_beat_meets(gate, store, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, BrokenDocumentError, ServerNotFoundError])
+def test_the_heart_goes_on_whatever_a_beat_meets(gate, store, monkeypatch, error):
     beats = []
 
     def beat(claim, lease_s):
         beats.append(claim)
-        raise RuntimeError("an answer that nobody foresaw")
+        raise error("an answer that nobody foresaw")
 
     monkeypatch.setattr(store, "beat", beat)
     add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
@@ -430,7 +454,7 @@ def test_the_heart_goes_on_whatever_a_beat_meets(gate, store, monkeypatch):
         eventually(lambda: len(beats) >= 3)
         gate.touch()
         (trial,) = eventually(lambda: finished(store))
-    assert trial.state is TrialState.COMPLETE
+    assert (trial.state, trial.attempt) == (TrialState.COMPLETE, 1)
 
 
 class SilentStore(MemoryStore):

@@ -63,6 +63,16 @@ def test_gpus_as_nvidia_smi_lists_them(tmp_path, monkeypatch, script, expected):
     assert visible_gpus({}) == []
 
 
+def test_a_broken_driver_is_told(tmp_path, monkeypatch):
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("trials.devices.NVIDIA_SMI_TIMEOUT_SECONDS", 0.1)
+    with pytest.raises(InvalidValueError, match=r"within 0\.1 s.*CUDA_VISIBLE_DEVICES"):
+        visible_gpus({})
+
+
 def test_cores_respect_a_containers_quota(tmp_path):
     quota = tmp_path / "cpu.max"
     whole = usable_cores(Path("/no/such/file"))
@@ -159,6 +169,20 @@ def test_a_study_made_anew_is_no_longer_left_alone(store):
     assert choice.message == "leaves study 's' alone: other data"
     store.delete_study("s")
     assert choice.accepts(add_study(store, "m:f", [{}]))
+    assert not choice.is_useless
+    assert choice.message == ""
+
+
+def test_an_objective_that_is_not_allowed_is_told_as_long_as_it_is_on_offer(store):
+    choice = chooser(store)
+    for objective, is_told in (("m:other", True), ("m:f", False), ("m:other", True), (None, False)):
+        if objective is not None:
+            add_study(store, objective, [{}])
+        choice.forget()
+        choice.offers()
+        assert ("its objective 'm:other' is not on" in choice.message) == is_told
+        if objective is not None:
+            store.delete_study("s")
 
 
 def crash(number):
