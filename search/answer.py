@@ -82,7 +82,7 @@ def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any
     Returns:
         ``{"number", "test_accuracy", ...}`` as logged in the study, None without kept weights.
     """
-    if (look := _look_at(study, trial)) is not None:
+    if (look := study.look_at(trial.number)) is not None:
         return look
     weights = store.load_blob(study.name, trial.number, WEIGHTS)
     if weights is None:
@@ -91,11 +91,7 @@ def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any
 
     metrics = test_metrics(trial.params, weights)
     look = {"number": trial.number, **metrics}
-    return _look_at(store.record_test_look(study.name, look), trial)
-
-
-def _look_at(study: Study, trial: Trial) -> Mapping[str, Any] | None:
-    return next((look for look in study.test_looks if look["number"] == trial.number), None)
+    return store.record_test_look(study.name, look).look_at(trial.number)
 
 
 def draw_figures(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Path, ...]:

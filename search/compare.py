@@ -78,8 +78,7 @@ def _expected(
 def _test_look(data: StudyData) -> Mapping[str, Any]:
     """The look at the test people for the best trial; empty where there was none."""
     best = data.best
-    looks = [look for look in data.study.test_looks if best and look["number"] == best.number]
-    return looks[-1] if looks else {}
+    return (data.study.look_at(best.number) if best else None) or {}
 
 
 def _test_interval(look: Mapping[str, Any]) -> Interval | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from search.ending import all_failed, loss_of, reason_to_end
 from search.history import other_trials
 from search.pruning import NoPruning, Standings, make_rule
+from search.results import duration_s
 from search.space import Space
 from search.study_view import StudyView
 from trials.errors import (
@@ -197,11 +198,8 @@ class Feeder:
 
     def _typical_seconds(self, unknown: float) -> float:
         """Mean running time of the latest trials."""
-        times = [
-            (trial.finished_at - trial.started_at).total_seconds()
-            for trial in self._view.finished[-20:]
-            if trial.finished_at and trial.started_at
-        ]
+        known = map(duration_s, self._view.finished[-20:])
+        times = [seconds for seconds in known if seconds is not None]
         return sum(times) / len(times) if times else unknown
 
     # -- feeding ---------------------------------------------------------------------------------

@@ -196,6 +196,10 @@ class Study:
         """The study's name."""
         return self.spec.name
 
+    def look_at(self, number: int) -> Mapping[str, Any] | None:
+        """The look at the test people for a trial, if one was taken."""
+        return next((look for look in self.test_looks if look["number"] == number), None)
+
 
 Counts = Mapping[TrialState, int]
 """Trials by state; every state is a key."""

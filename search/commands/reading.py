@@ -200,10 +200,9 @@ def _save_model(store: TrialStore, study: Study, trial: Trial, folder: Path, giv
             f"trial {trial.number} of {study.name} has kept no weights; train it again: "
             f"larnn-search train --from {given} {trial.number} -o {folder}"
         )
-    tested = [look for look in study.test_looks if look.get("number") == trial.number]
     metrics = {"study": study.name, "trial": trial.number, **trial.result}
     with mistakes():
-        saved.save(folder, weights, to_plain({**metrics, "test": tested[-1] if tested else None}))
+        saved.save(folder, weights, to_plain({**metrics, "test": study.look_at(trial.number)}))
     click.echo(f"Saved trial {trial.number} in {folder}", err=True)
 
 

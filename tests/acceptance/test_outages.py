@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.acceptance.servers import Mongod, Proxy
-from tests.acceptance.worker_process import ROOT, started_worker
+from tests.acceptance.worker_process import ROOT, search_process, started_worker
 from tests.trials_tests.conftest import fill, server_folder
 from tests.trials_tests.objectives import HERE
 from tests.trials_tests.working import (
@@ -147,7 +147,7 @@ def test_run_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how
     arguments = ["--study", "s", "--space", "line.toml", "--objective", f"{HERE}:steps"]
     arguments += ["--algorithm", "random", "--max-trials", "3", "--workers", "1", "--device", "cpu"]
     arguments += ["--fix", "steps=2", "--fix", "gate_from=1", "--fix", f"gate={tmp_path / 'gate'}"]
-    with search_process(mongod, tmp_path, "run", *arguments) as process:
+    with search_process(mongod.uri(), tmp_path, "run", *arguments) as process:
         eventually(store.list_studies)
         eventually(lambda: any(trial.reports for trial in store.list_trials("s")))
         workers = children(process.pid)
@@ -165,7 +165,7 @@ def test_run_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how
 def test_feed_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how):
     for name in ("s", "t"):
         add_study(store, "steps", [{"steps": 1}], name=name)
-    with search_process(mongod, tmp_path, "feed") as process:
+    with search_process(mongod.uri(), tmp_path, "feed") as process:
         eventually(lambda: not store.unfed_studies())
         getattr(mongod, how)()
         time.sleep(1)  # it waits for the database now
@@ -173,22 +173,6 @@ def test_feed_stops_soon_though_there_is_no_database(mongod, store, tmp_path, ho
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert time.monotonic() - told < promised(5)
-
-
-@contextlib.contextmanager
-def search_process(mongod, folder, *arguments):
-    """The command line on a server, in a folder of its own; killed in the end."""
-    environment = {"PYTHONPATH": str(ROOT), "LARNN_MONGO_URI": mongod.uri()}
-    with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "search", *arguments],
-            cwd=folder, env={**os.environ, **environment}, stdout=said, stderr=said,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
 
 
 def has_expired(store, number):

@@ -1,15 +1,11 @@
 """A LARNN's training that is stopped and goes on elsewhere ends as if nothing had happened."""
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from search.launch import Request, build_spec
-from tests.acceptance.documents import ROOT
+from tests.acceptance.worker_process import search_process
 from tests.trials_tests.working import eventually
 from trials.mongo_store import MongoStore
 from trials.store import NewTrial
@@ -28,19 +24,9 @@ def store(mongo_uri):
         store.database.client.drop_database("test_resume")
 
 
-@contextlib.contextmanager
 def worker(mongo_uri, folder):
     uri = mongo_uri.replace("larnn_search", "test_resume")
-    with (folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "search", "worker", "--slots", "1", "--device", "cpu"],
-            cwd=ROOT, env=os.environ | {"LARNN_MONGO_URI": uri}, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    return search_process(uri, folder, "worker", "--slots", "1", "--device", "cpu")
 
 
 @pytest.mark.mongo

@@ -1,4 +1,7 @@
-"""A worker as a process of its own, with a short lease: ``URI DATABASE SETTINGS-AS-JSON``."""
+"""Commands as processes of their own.
+
+Run by itself, a worker with a short lease: ``URI DATABASE SETTINGS-AS-JSON``.
+"""
 
 import contextlib
 import json
@@ -28,6 +31,22 @@ def started_worker(uri, database, folder, *, variables=None, **settings):
     with path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     process.log = path.read_text
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def search_process(uri, folder, *arguments):
+    """The command line on a server, in a folder of its own; killed in the end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LARNN_MONGO_URI": uri}
+    with (folder / "said").open("ab") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "search", *arguments],
+            cwd=folder, env=environment, stdout=said, stderr=said,
+        )  # fmt: skip
     try:
         yield process
     finally:

@@ -6,15 +6,14 @@ By others' moments, or by learned ones, a lane may be scaled up by as much as 31
 import pytest
 import torch
 
+from model.cpu import threads_of
 from model.layer import LARNN
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads_of(1):
+        yield
 
 
 def signals(steps, batch, mean, features=9, seed=1):

@@ -6,7 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit, cross_val_score
@@ -14,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from model.config import ModelConfig, TrainingConfig
+from model.cpu import threads_of
 from model.data import DataError
 from model.estimator import LARNNClassifier
 from model.saved import SavedModelError
@@ -27,10 +27,8 @@ LABELS = np.array(["down", "up"])[DATA.y]
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads_of(1):
+        yield
 
 
 @pytest.fixture(scope="module")

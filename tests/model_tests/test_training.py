@@ -8,6 +8,7 @@ import torch
 from model.checkpoint import CheckpointError
 from model.classifier import SequenceClassifier
 from model.config import ModelConfig, TrainingConfig, TrialConfig
+from model.cpu import threads_of
 from model.data import DataError, har
 from model.data.augmentation import jitter, rotate, scale
 from model.epochs import DivergedError
@@ -34,10 +35,8 @@ DATA = tiny()
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads_of(1):
+        yield
 
 
 def configure(cell="lstm", **settings):

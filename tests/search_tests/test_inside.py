@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from model.cpu import threads_of
 from model.evaluation import load_classifier
 from search import inside, plot_inside
 from search.objective import load_data, train_larnn
 from search.source import StudyData
 from tests.search_tests.sample_study import START
+from tests.search_tests.test_objective import Context
 from trials.errors import InvalidValueError, TrialRefusedError
 from trials.study import Study, StudySpec, StudyState
 from trials.trial import Trial, TrialState
@@ -19,32 +21,18 @@ STEPS = 10
 LENGTHS = np.arange(60) % 9 + 2  # 2 to 10
 
 
-class Context:
-    """What a worker gives the objective; keeps the weights."""
-
-    seed, threads, device, requirements = 11, 1, "cpu", {}
-    report = staticmethod(lambda *_, **__: None)
-    stop_reason = staticmethod(lambda: None)
-    load_checkpoint = staticmethod(lambda: None)
-    save_checkpoint = staticmethod(lambda data: None)
-
-    def save_weights(self, data):
-        self.weights = data
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads_of(1):
+        yield
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Settings, weights and result of a trial on sequences of different length without names."""
     file = tmp_path_factory.mktemp("data") / "mine.npz"
-    y, context = np.arange(60) % 3, Context()
+    y, context = np.arange(60) % 3, Context(seed=11)
+    context.requirements = {}
     x = np.random.default_rng(0).standard_normal((60, STEPS, 2)) + y[:, None, None]
     x[np.arange(STEPS) >= LENGTHS[:, None]] = np.nan
     np.savez(file, x=x, y=np.array(["a", "b", "c"])[y], length=LENGTHS)

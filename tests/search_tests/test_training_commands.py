@@ -17,6 +17,7 @@ from model.evaluation import load_classifier
 from search.cli import run_command
 from search.objective import train_larnn
 from search.repeat import repeat_command
+from tests.search_tests.test_objective import Context
 from trials.store import WEIGHTS, NewTrial
 from trials.study import StudySpec
 from trials.trial import Outcome, TrialState
@@ -159,19 +160,10 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(larnn, folder):
 def searched(database):
     """A study of one finished trial with its weights, and one without."""
 
-    class Context:
-        seed, threads, device, requirements = 11, 1, "cpu", {}
-        report = staticmethod(lambda *_, **__: None)
-        stop_reason = staticmethod(lambda: None)
-        load_checkpoint = staticmethod(lambda: None)
-        save_checkpoint = staticmethod(lambda data: None)
-
-        def save_weights(self, data):
-            self.weights = data
-
     from search.space import NAMED_SPACES
 
-    space, context = NAMED_SPACES["lstm"], Context()
+    space, context = NAMED_SPACES["lstm"], Context(seed=11)
+    context.requirements = {}
     params = {"cell": "lstm", "hidden_size": 4, "num_layers": 1, "epochs": 2, "batch_size": 8,
               "data": "npz:mine.npz"}  # fmt: skip
     database.create_study(StudySpec("s", "search.objective:train_larnn", space.to_dict()))
