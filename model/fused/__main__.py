@@ -20,8 +20,7 @@ def main() -> int:
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for path in paths:
-        print(path)
+    print(*paths or ["no copies: they are for x86-64; without a compiler, PyTorch runs"], sep="\n")
     return 0
 
 

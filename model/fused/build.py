@@ -98,9 +98,13 @@ def find_prebuilt(flags: set[str]) -> Path | None:
 def build_prebuilt(folder: Path = PREBUILT) -> list[Path]:
     """Build a copy for every level of x86-64, for an image that runs on machines not known yet.
 
+    On another architecture none, for nothing would look for it.
+
     Raises:
         BuildError: If there is no compiler, or it fails.
     """
+    if not _is_x86():
+        return []
     compiler = find_compiler()
     paths = [_prebuilt_path(folder, level) for level in LEVELS]
     for level, path in zip(LEVELS, paths, strict=True):

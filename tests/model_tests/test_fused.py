@@ -64,7 +64,7 @@ def test_every_field_agrees_with_the_oracle(number):
     assert_same(layer, x, state, lengths)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_drawn_layers_agree_with_the_oracle(data):
     fields = data.draw(st.fixed_dictionaries({n: st.sampled_from(v) for n, v in FIELDS.items()}))
@@ -134,6 +134,20 @@ def test_gradcheck():
         return output, state.queue
 
     inputs = (torch.randn(3, 3, 2, requires_grad=True), *layer.parameters())
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("place", ["hidden", "output"])
+def test_gradcheck_with_dropout(place):
+    layer = LARNN(2, 4, num_heads=2, window_size=2, norm="layer", dropout=0.3, dropout_on=place)
+
+    def run(x, *_):
+        torch.manual_seed(5)  # drops the same values in every call
+        output, state = layer(x, lengths=torch.tensor([4, 2, 3]))
+        return output, state.hidden, state.queue
+
+    inputs = (torch.randn(4, 3, 2, requires_grad=True), *layer.parameters())
+    assert (run(*inputs)[0][:2] == 0).any()
     assert torch.autograd.gradcheck(run, inputs)
 
 

@@ -170,6 +170,12 @@ def test_prebuilt_copies_are_chosen_by_what_the_cpu_can(tmp_path, monkeypatch):
     assert build.find_prebuilt(best) is None
 
 
+def test_no_copies_of_x86_are_built_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
+    assert build.build_prebuilt(tmp_path / "prebuilt") == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
 @pytest.mark.parametrize("level", [name for name in build.LEVELS if name != "x86-64-v4"])
 def test_narrower_vectors_compute_the_same(level, compiler, tmp_path, monkeypatch, capsys, double):

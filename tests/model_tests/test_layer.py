@@ -463,6 +463,17 @@ def test_autocast_takes_mixed_types():
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
 
 
+def test_autocast_gradients_are_those_of_float32_but_for_rounding():
+    layer = make_layer().float()
+    x = torch.randn(6, 8, 3, dtype=torch.float32)
+    expected = torch.autograd.grad(layer(x)[0].square().sum(), layer.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(layer(x)[0].float().square().sum(), layer.parameters())
+    off = sum((a - b).square().sum() for a, b in zip(found, expected, strict=True))
+    whole = sum(value.square().sum() for value in expected)
+    assert (off / whole).sqrt() < 0.05
+
+
 @pytest.mark.parametrize("backend", ["torch", "fused"])
 @pytest.mark.parametrize("mode", ["residual", "layer"])
 def test_weights_changed_before_backward_never_give_wrong_gradients(backend, mode, request):

@@ -62,16 +62,20 @@ def plain_figure():
     return figure
 
 
+@pytest.fixture(scope="module")
+def many():
+    """A thousand trials and their reports."""
+    trials, study = sample_trials(1000), sample_study()
+    return results.trials_frame(trials, study), results.reports_frame(trials, study)
+
+
 @pytest.mark.parametrize("kind", plots.KINDS)
-def test_a_thousand_trials_draw_in_under_two_seconds(kind, tmp_path):
+def test_a_thousand_trials_draw_in_under_two_seconds(kind, many, tmp_path):
     """On a core where a plain figure takes half a second; on a slower one, in its four times."""
-    trials = sample_trials(1000)
-    frame = results.trials_frame(trials, sample_study())
-    reports = results.reports_frame(trials, sample_study())
 
     def draw():
         importance._grown.cache_clear()  # another figure of these trials may have been before
-        return plots.KINDS[kind].draw(frame, reports, SPACE)
+        return plots.KINDS[kind].draw(*many, SPACE)
 
     time_of(lambda: drawn(kind, sample_trials(30)), tmp_path)  # imports, fonts
     # The core's pace changes from second to second: once is proof.

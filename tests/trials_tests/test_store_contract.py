@@ -95,6 +95,9 @@ def test_an_unknown_study_names_the_closest(store: TrialStore) -> None:
     for write in (store.acquire_feeder, store.release_feeder):
         with pytest.raises(StudyNotFoundError):
             write("quik", "f")
+    for of_trial in (store.get_trial, store.cancel_trial, store.retry_trial):
+        with pytest.raises(StudyNotFoundError):
+            of_trial("quik", 0)
     with pytest.raises(StudyNotFoundError):
         store.reserve("quik", "w", "h", "t")
     with pytest.raises(StudyNotFoundError):
