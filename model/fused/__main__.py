@@ -20,7 +20,10 @@ def main() -> int:
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(*paths or ["no copies: they are for x86-64; without a compiler, PyTorch runs"], sep="\n")
+    if not paths:
+        print("no copies: they are for x86-64; without a compiler, PyTorch runs")
+    for path in paths:
+        print(path)
     return 0
 
 
