@@ -61,7 +61,8 @@ def print_answer(answer: Answer) -> None:
     if answer.study.message:
         print_rich(Text(answer.study.message, style="yellow"))
     if trial is None:
-        print_rich(Text(f"Study {name} has no COMPLETE trial: {counted or 'no trial ran'}."))
+        told = (counted or "no trial ran") + answer.failure
+        print_rich(Text(f"Study {name} has no COMPLETE trial: {told}"))
         return
     print_best(answer.study, answer.ranked)
     if "validation_accuracy" in trial.result:

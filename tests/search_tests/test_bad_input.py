@@ -225,7 +225,11 @@ def finished(database):
     ("arguments", "status", "words"),
     [
         (["run", "--study", "s", *OWN[:2], "--space", "other.toml"], 2, "other settings: space"),
-        (["run", "--study", "s", *OWN, "--fix", "data=mine"], 2, 'fixed is {}, asked for {"data"'),
+        (
+            ["run", "--study", "s", *OWN, "--fix", "data=mine"],
+            2,
+            'fixed.data is absent, asked for "mine"',
+        ),
         (["run", "--study", "s", *OWN, "--seed", "1"], 2, "seed is 0, asked for 1"),
         (["run", "--study", "s"], 2, "exists with other settings: objective is"),
         (["status", "t"], 2, "no study is named 't'; there are s"),
@@ -256,11 +260,13 @@ def test_other_data_than_a_study_had_are_refused(folder, database, complaint, la
     np.savez(folder / "other.npz", **arrays())
     study = ["launch", "--study", "d", "--no-wait", "--data"]
     larnn(*study, "npz:mine.npz")
-    assert '"data": "npz:other.npz"' in complaint([*study, "npz:other.npz"], 2)
+    assert 'asked for "npz:other.npz"; its data are other ones' in complaint(
+        [*study, "npz:other.npz"], 2
+    )
     assert len(database.list_studies()) == 1
     np.savez(folder / "mine.npz", **{**arrays(), "x": arrays()["x"] + 1})
     line = complaint([*study, "npz:mine.npz"], 2)
-    assert 'requirements is {"data_fingerprint": "' in line
+    assert "exists with other settings: its data are other ones. Take" in line
     assert len(database.list_studies()) == 1
 
 
@@ -273,7 +279,7 @@ def test_ctrl_c_says_how_to_go_on_where_something_does(finished, monkeypatch, co
     monkeypatch.setattr("search.following._follow", interrupted)
     monkeypatch.setattr("search.commands.reading._watch", interrupted)
     line = complaint(["launch", "--study", "s", *OWN, "--pruner", "none"], 130)
-    assert line.endswith("stopped; the same command goes on where it left off")
+    assert line.endswith("left; study s goes on, `larnn-search stop s` ends it")
     assert complaint(["status", "s", "--watch"], 130).endswith(": stopped")
 
 

@@ -270,7 +270,9 @@ def test_timeout_lets_running_trials_finish_and_drops_waiting_ones() -> None:
     bench.finish(trial)
     assert not bench.step()
     assert bench.counts() == {COMPLETE: 1, TrialState.CANCELLED: 2}
-    assert message(bench) == "stopped after its timeout of 60 s"
+    assert (
+        message(bench) == "stopped 60 s after it was created, its --timeout; a larger one goes on"
+    )
 
 
 def test_the_pace_goes_by_a_clock_that_nobody_sets() -> None:
@@ -289,7 +291,9 @@ def test_a_timeout_goes_by_the_stores_clock(ahead_s: float) -> None:
         assert state(bench) is StudyState.ACTIVE
     bench.clock.advance(65)
     bench.step()
-    assert message(bench) == "stopped after its timeout of 600 s"
+    assert (
+        message(bench) == "stopped 600 s after it was created, its --timeout; a larger one goes on"
+    )
 
 
 def test_until_loss_and_patience_end_a_study() -> None:

@@ -202,9 +202,7 @@ def test_another_study_of_the_same_name_is_refused(store: TrialStore) -> None:
 
 def test_two_spaces_are_told_apart_by_what_differs(store: TrialStore) -> None:
     store.create_study(SPEC)
-    with pytest.raises(
-        StudyMismatchError, match=r'space is {"name": "card"}, asked for {"name": "x"}'
-    ):
+    with pytest.raises(StudyMismatchError, match=r'space.name is "card", asked for "x"'):
         store.create_study(dataclasses.replace(SPEC, space={"name": "x", "rows": []}))
 
 
