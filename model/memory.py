@@ -47,7 +47,15 @@ class Pool:
                 return block
         if blocks:
             self._free.pop(id(blocks[-1]), None)
-        return _map(size)
+        try:
+            return _map(size)
+        except OSError:
+            del blocks
+            self.release()
+        try:
+            return _map(size)
+        except OSError as error:
+            raise MemoryError(f"no memory for {size / 2**20:,.0f} MB of a layer's call") from error
 
 
 def _map(size: int) -> mmap.mmap:

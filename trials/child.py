@@ -216,7 +216,7 @@ def kind_of(error: BaseException) -> FailureKind:
     """Tell running out of memory, the machine's or the GPU's, from other exceptions."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return FailureKind.OUT_OF_MEMORY
-    if "CUDA out of memory" in str(error):
+    if any(sign in str(error) for sign in ("CUDA out of memory", "DefaultCPUAllocator")):
         return FailureKind.OUT_OF_MEMORY
     return FailureKind.EXCEPTION
 

@@ -239,3 +239,28 @@ def test_backend_says_which_path_runs(monkeypatch):
     monkeypatch.setenv("LARNN_BACKEND", "torch")
     assert LARNN(3, 4, num_heads=2, window_size=3).backend == "torch"
     assert fused.choose_backend("fused", layer.config) == "fused"
+
+
+@pytest.mark.parametrize(
+    ("bits", "whole", "dtype"),
+    [
+        (-1, torch.int32, torch.float32),
+        (0x7FC00001, torch.int32, torch.float32),
+        (0x7FF00000000007A2, torch.int64, torch.float64),  # R's NA
+    ],
+)
+def test_a_nan_is_one_whatever_it_carries(bits, whole, dtype):
+    layer = make_layer(7, norm="none", attention_activation="tanh").to(dtype)
+    x = torch.randn(3, 9, 3, dtype=dtype)
+    x[1, 2, 0] = torch.tensor([bits], dtype=whole).view(dtype)[0]
+    output, _ = layer(x)
+    assert output[1:, 2].isnan().all()
+
+
+def test_a_default_device_does_not_reach_the_kernels_tables():
+    layer = make_layer(4, norm="batch", attention_norm="batch")
+    x = torch.randn(5, 6, 3)
+    expected, _ = layer.eval()(x)
+    with torch.device("meta"):
+        output, _ = layer(x)
+    torch.testing.assert_close(output, expected)

@@ -447,6 +447,8 @@ def test_other_types_than_the_parameters_are_refused(backend, request):
             layer(x, other)
     with pytest.raises(ValueError, match=r"^state.steps must be torch\.int64 .*got torch\.float64"):
         layer(x, LARNNState(*(part.double() for part in state)))
+    with pytest.raises(ValueError, match=r"^state.steps must not be negative, got -1"):
+        layer(x, state._replace(steps=torch.full_like(state.steps, -1)))
     with pytest.raises(ValueError, match=r"x must be torch\.float64 on cpu.* got torch\.int64"):
         layer(torch.ones(4, 2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="on meta"):
