@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
@@ -260,9 +261,7 @@ def test_other_data_than_a_study_had_are_refused(folder, database, complaint, la
     np.savez(folder / "other.npz", **arrays())
     study = ["launch", "--study", "d", "--no-wait", "--data"]
     larnn(*study, "npz:mine.npz")
-    assert 'asked for "npz:other.npz"; its data are other ones' in complaint(
-        [*study, "npz:other.npz"], 2
-    )
+    assert 'asked for "npz:other.npz". Take' in complaint([*study, "npz:other.npz"], 2)
     assert len(database.list_studies()) == 1
     np.savez(folder / "mine.npz", **{**arrays(), "x": arrays()["x"] + 1})
     line = complaint([*study, "npz:mine.npz"], 2)
@@ -272,6 +271,26 @@ def test_other_data_than_a_study_had_are_refused(folder, database, complaint, la
 
 def interrupted(*_, **__):
     raise KeyboardInterrupt
+
+
+@pytest.mark.mongo
+def test_what_is_not_said_stays_as_it_was(finished, larnn):
+    larnn("launch", "--study", "s", *OWN, "--no-wait", "--max-trials", "500", "--timeout", "900")
+    larnn("launch", "--study", "s", *OWN, "--no-wait", "--priority", "3")
+    spec = finished.get_study("s").spec
+    assert (spec.max_trials, spec.timeout_s, spec.priority) == (500, 900, 3)
+
+
+@pytest.mark.mongo
+def test_nothing_of_a_study_goes_for_good_without_a_yes(finished, monkeypatch, complaint, larnn):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert "confirm with --yes" in complaint(["delete", "s"], 2)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda text: "for good" not in text)
+    assert "is left as it is" in complaint(["cancel", "s"], 1)
+    assert finished.get_study("s").state is StudyState.ACTIVE
+    larnn("cancel", "s", "--yes")
+    assert finished.get_study("s").state is StudyState.CANCELLED
 
 
 @pytest.mark.mongo

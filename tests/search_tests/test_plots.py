@@ -209,6 +209,30 @@ def test_a_setting_named_like_a_column_of_trials_is_drawn_as_any_other(kind):
     np.testing.assert_equal(shapes(figure), shapes(plain))
 
 
+@pytest.mark.parametrize("kind", ["importance", "interactions", "effects", "settings", "choices"])
+def test_dollars_are_no_mathematics(kind):
+    def renamed(value):
+        return "${a}_${b" if value == "residual" else value
+
+    trials = [
+        dataclasses.replace(t, params={
+            "$1^$" if name == "mode" else name: renamed(value) for name, value in t.params.items()
+        })
+        for t in sample_trials(30)
+    ]  # fmt: skip
+    rows = [
+        {**row, "name": "$1^$", "choices": list(map(renamed, row["choices"]))}
+        if row["name"] == "mode" else row
+        for row in ROWS
+    ]  # fmt: skip
+    space = {"name": "own", "rows": rows}
+    spec = dataclasses.replace(sample_study().spec, space=space)
+    frame = results.trials_frame(trials, dataclasses.replace(sample_study(), spec=spec))
+    figure = plots.KINDS[kind].draw(frame, None, Space.from_dict(space))
+    figure.draw_without_rendering()  # TeX that is none would be refused
+    assert any(r"\$1^\$" in text for text in words(figure))
+
+
 @pytest.mark.parametrize("kind", ["settings", "choices"])
 def test_a_title_explains_pruned_trials_where_there_are_some(kind):
     trials = sample_trials(60)
