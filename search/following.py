@@ -113,7 +113,7 @@ def _feeding(
     return Beside(Feeder(store, study, ahead=ahead, lease_s=lease_s).run)
 
 
-def _follow(store: TrialStore, study: str, check: Callable[[], None], aside: bool) -> None:
+def _follow(store: TrialStore, study: str, check: Callable[[], None], aside: bool = False) -> None:
     """Show the live view until the study is over, or ``check`` raises why it never will be."""
     from search.live import LiveView
     from search.tables import plain_console
