@@ -28,6 +28,8 @@ from trials.study import StudySpec
 from trials.trial import FailureKind, Trial, TrialState
 
 BASE = "as chosen"
+MEANS = ("loss", "accuracy", "ratio")
+"""What `comparison` tells of each of the settings, with intervals."""
 
 
 def ranking_spec(data: StudyData, *, count: int, seeds: int) -> StudySpec:
@@ -163,9 +165,6 @@ def comparison(data: StudyData) -> list[dict[str, Any]]:
             row["ratio_mean"] = float(np.exp(np.mean(told) - np.mean(logs[0])))
             row["ratio_interval"] = ends
     return rows
-
-
-MEANS = ("loss", "accuracy", "ratio")
 
 
 def _trained(data: StudyData, space: Space, choice: str) -> dict[str, Any]:
