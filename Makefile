@@ -56,10 +56,9 @@ notebooks: $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[notebook]'
 	$(BIN)/jupyter lab notebooks
 
-# Two processes, a file of tests at a time: half of the time goes into starting and waiting. In the
-# order of their names, which has the longest first (tests/acceptance/), none is left to one core.
+# Two processes, a file of tests at a time: half of the time goes into starting and waiting.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-compose: $(STAMP)
 	$(BIN)/pytest -m compose tests/compose
