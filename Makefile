@@ -7,11 +7,12 @@ STAMP := $(VENV)/.installed
 PIP_TORCH_INDEX = $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
 .DEFAULT_GOAL := help
-.PHONY: help check-machine install search test test-compose chaos secrets lint format bench bench-cuda bench-queue bench-search clean
+.PHONY: help check-machine install search notebooks test test-compose chaos secrets lint format bench bench-cuda bench-queue bench-search clean
 
 help: check-machine
 	@echo 'make install   set up .venv with everything, pinned'
 	@echo 'make search    search the best LARNN on human activities, with a private MongoDB'
+	@echo 'make notebooks which settings win, in JupyterLab'
 	@echo 'make test      all tests'
 	@echo 'make secrets   passwords for docker compose up, made once'
 	@echo 'make test-compose  build the image and try docker-compose.yml'
@@ -42,7 +43,7 @@ check-machine:
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-machine
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX_URL),$(BIN)/pip install -q -c constraints.txt $(PIP_TORCH_INDEX) torch)
+	$(if $(TORCH_INDEX_URL),$(BIN)/pip install -q --no-deps -c constraints.txt $(PIP_TORCH_INDEX) torch)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
@@ -50,6 +51,10 @@ install: $(STAMP)
 
 search: $(STAMP)
 	$(BIN)/larnn-search run --preset quick --study quick
+
+notebooks: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[notebook]'
+	$(BIN)/jupyter lab notebooks
 
 # Two processes, a file of tests at a time: half of the time goes into starting and waiting.
 test: $(STAMP)

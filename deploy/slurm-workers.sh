@@ -1,6 +1,7 @@
 #!/bin/bash
 # Eight workers as a Slurm job array:
-#   export LARNN_MONGO_URI='mongodb://worker@mongo.example.org/larnn_search?tls=true'
+#   export LARNN_MONGO_URI='mongodb://worker@mongo.example.org/larnn_search?tls=true&tlsCAFile=/run/secrets/mongo_ca'
+#   export LARNN_MONGO_CA=$HOME/.larnn/mongo_ca.pem
 #   export LARNN_MONGO_PASSWORD_FILE=$HOME/.larnn/worker_password
 #   export LARNN_IMAGE=$HOME/larnn-search.sif
 #   sbatch deploy/slurm-workers.sh
@@ -25,9 +26,14 @@ else
   arguments=("$LARNN_IMAGE" worker --slots "${SLURM_CPUS_PER_TASK:?}")
 fi
 
+binds=(--bind "$LARNN_MONGO_PASSWORD_FILE:$LARNN_MONGO_PASSWORD_FILE:ro")
+if [ -n "${LARNN_MONGO_CA:-}" ]; then
+  binds+=(--bind "$LARNN_MONGO_CA:/run/secrets/mongo_ca:ro")
+fi
+
 # `exec`: Slurm's SIGTERM, a minute before the time is over, reaches the worker itself, which saves
 # its trials and gives them back to the queue.
-exec apptainer run --containall --bind "$LARNN_MONGO_PASSWORD_FILE:$LARNN_MONGO_PASSWORD_FILE:ro" \
+exec apptainer run --containall "${binds[@]}" \
   --env "LARNN_MONGO_URI=$LARNN_MONGO_URI" \
   --env "LARNN_MONGO_PASSWORD_FILE=$LARNN_MONGO_PASSWORD_FILE" \
   "${arguments[@]}"

@@ -49,6 +49,7 @@ def main() -> None:
     """Print the page."""
     commands = list(leaves(cli, ("larnn-search",)))
     sys.stdout.write(HEAD)
+    sys.stdout.write(section("larnn-search", cli))
     for name, command in commands:
         sys.stdout.write(section(name, command))
 

@@ -79,6 +79,8 @@ def check_state(state: State, shapes: dict[str, Sequence[int]], weight: Tensor) 
             )
         dtype = torch.long if name == "steps" else weight.dtype
         check_type(f"state.{name}", part, dtype, weight.device)
+        if name == "steps" and part.numel() and int(part.min()) < 0:
+            raise ValueError(f"state.steps must not be negative, got {int(part.min())}")
 
 
 def check_lengths(lengths: Tensor, length: int, batch: tuple[int, ...]) -> Tensor:

@@ -40,6 +40,19 @@ class Pool:
 
     def _fitting(self, size: int) -> mmap.mmap:
         """The smallest free block that is large enough, else a new one in the largest's place."""
+        if (block := self._free_block(size)) is not None:
+            return block
+        try:
+            return _map(size)
+        except OSError:
+            self.release()
+        try:
+            return _map(size)
+        except OSError as error:
+            raise MemoryError(f"no memory for {size / 2**20:,.0f} MB of a layer's call") from error
+
+    def _free_block(self, size: int) -> mmap.mmap | None:
+        """The smallest free block that is large enough; without one the largest is let go."""
         blocks = sorted(self._free.values(), key=len)
         for block in blocks:
             # Where another thread was faster, there is nothing to pop.
@@ -47,7 +60,7 @@ class Pool:
                 return block
         if blocks:
             self._free.pop(id(blocks[-1]), None)
-        return _map(size)
+        return None
 
 
 def _map(size: int) -> mmap.mmap:

@@ -25,9 +25,11 @@ from search.ranking import fresh_seeds, settings_of
 from search.source import StudyData
 from search.space import Space, parse_assignment
 from trials.study import StudySpec
-from trials.trial import Trial
+from trials.trial import FailureKind, Trial, TrialState
 
 BASE = "as chosen"
+MEANS = ("loss", "accuracy", "ratio")
+"""What `comparison` tells of each of the settings, with intervals."""
 
 
 def ranking_spec(data: StudyData, *, count: int, seeds: int) -> StudySpec:
@@ -139,48 +141,72 @@ def _spec(
 def comparison(data: StudyData) -> list[dict[str, Any]]:
     """One row of plain JSON values for each of the settings, in the order in which they were given.
 
-    ``losses`` and ``accuracies`` are of the validation people, by seed; their means come with 95 %
-    intervals over seeds (Student's t), ``difference`` likewise: this row's loss less the first
-    one's, seed by seed. The people are the same in all: how other people would do is not in it.
+    ``losses`` and ``accuracies`` are of the validation people, by seed, and come with their means,
+    ``ratio`` is of this row's loss to the first one's (geometric means). All have 95 % intervals
+    over seeds; those of the ratios hold together (Dunnett 1955, "A multiple comparison procedure
+    for comparing several treatments with a control"). Two or three seeds tell little of how much
+    seeds differ, so that is estimated from all rows: of losses in the logarithm, since larger ones
+    differ more. The people are the same in all: how other people would do is not in it.
+
+    A row that ``diverged`` with some seed has no means: those that are left flatter it.
     """
     space = Space.from_dict(data.study.spec.space)
-    rows: list[dict[str, Any]] = []
-    first: Mapping[int, float] = {}
-    for choice in space[SETTINGS].choices:
-        label, settings = read_settings(str(choice))
-        wanted = {**data.study.spec.fixed, **settings}
-        trials = [trial for trial in data.trials
-                  if math.isfinite(loss_of(trial)) and settings_of(trial) == wanted]  # fmt: skip
-        trials.sort(key=lambda trial: int(trial.params["seed"]))
-        losses = {int(trial.params["seed"]): float(trial.loss or 0.0) for trial in trials}
-        first = first if rows else losses
-        paired = [loss - first[seed] for seed, loss in losses.items() if seed in first]
-        accuracies = [float(trial.result["validation_accuracy"]) for trial in trials]
-        rows.append(
-            {
-                "settings": label,
-                "changed": settings,
-                "trainings": len(space["seed"].choices),
-                "losses": list(losses.values()),
-                "accuracies": accuracies,
-                **_mean("loss", list(losses.values()), low=0.0),
-                **_mean("accuracy", accuracies, low=0.0, high=1.0),
-                **_mean("difference", paired if rows else []),
-                "parameters": trials[0].result.get("num_parameters") if trials else None,
-            }
-        )
+    rows = [_trained(data, space, str(choice)) for choice in space[SETTINGS].choices]
+    whole = [row for row in rows if row["losses"] and not row["diverged"]]
+    logs = [np.log(row["losses"]) for row in whole]
+    for row, ends in zip(whole, _intervals(logs), strict=True):
+        row["loss_mean"] = float(np.mean(row["losses"]))
+        row["loss_interval"] = ends and tuple(float(np.exp(end)) for end in ends)
+    for row, ends in zip(whole, _intervals([row["accuracies"] for row in whole]), strict=True):
+        row["accuracy_mean"] = float(np.mean(row["accuracies"]))
+        row["accuracy_interval"] = ends and (max(0.0, ends[0]), min(1.0, ends[1]))
+    if whole and whole[0] is rows[0]:
+        for row, told, ends in zip(whole[1:], logs[1:], _ratios(logs), strict=True):
+            row["ratio_mean"] = float(np.exp(np.mean(told) - np.mean(logs[0])))
+            row["ratio_interval"] = ends
     return rows
 
 
-def _mean(
-    name: str, values: Sequence[float], *, low: float = -math.inf, high: float = math.inf
-) -> dict[str, Any]:
-    """Mean and, of at least two values, its 95 % interval, cut to what is possible."""
-    told: NDArray[np.float64] = np.array(values)
-    if not len(told):
-        return {f"{name}_mean": None, f"{name}_interval": None}
-    mean, interval = float(told.mean()), None
-    if len(told) > 1:
-        reach = stats.t.ppf(0.975, len(told) - 1) * told.std(ddof=1) / np.sqrt(len(told))
-        interval = (max(low, mean - float(reach)), min(high, mean + float(reach)))
-    return {f"{name}_mean": mean, f"{name}_interval": interval}
+def _trained(data: StudyData, space: Space, choice: str) -> dict[str, Any]:
+    """What was trained of one of the settings; no means yet."""
+    label, settings = read_settings(choice)
+    wanted = {**data.study.spec.fixed, **settings}
+    trials = [trial for trial in data.trials if settings_of(trial) == wanted]
+    trials.sort(key=lambda trial: int(trial.params["seed"]))
+    ended = [trial for trial in trials if math.isfinite(loss_of(trial))]
+    kinds = [trial.failures[-1].kind for trial in trials if trial.state is TrialState.FAILED]
+    return {
+        "settings": label,
+        "changed": settings,
+        "trainings": len(space["seed"].choices),
+        "diverged": kinds.count(FailureKind.NAN_LOSS),
+        "losses": [loss_of(trial) for trial in ended],
+        "accuracies": [float(trial.result["validation_accuracy"]) for trial in ended],
+        "parameters": ended[0].result.get("num_parameters") if ended else None,
+        **{f"{name}_{what}": None for name in MEANS for what in ("mean", "interval")},
+    }
+
+
+def _intervals(rows: Sequence[Sequence[float]]) -> list[tuple[float, float] | None]:
+    """Of each row's mean (Student's t), values of all rows varying alike; None: nothing tells."""
+    free = sum(len(row) - 1 for row in rows)
+    if not free:
+        return [None] * len(rows)
+    variance = sum(np.var(row) * len(row) for row in rows) / free
+    reach = stats.t.ppf(0.975, free) * np.sqrt(variance)
+    return [
+        (float(np.mean(row) - reach / np.sqrt(len(row))),
+         float(np.mean(row) + reach / np.sqrt(len(row))))
+        for row in rows
+    ]  # fmt: skip
+
+
+def _ratios(logs: Sequence[NDArray[np.float64]]) -> list[tuple[float, float] | None]:
+    """Of each row but the first, how much larger its losses may be than the first one's."""
+    if len(logs) < 2 or not sum(len(row) - 1 for row in logs):
+        return [None] * (len(logs) - 1)
+    if all(np.ptp(row) == 0 for row in logs):
+        return [None] * (len(logs) - 1)
+    found = stats.dunnett(*logs[1:], control=logs[0], random_state=0).confidence_interval(0.95)
+    ends = zip(np.exp(found.low), np.exp(found.high), strict=True)
+    return [(float(low), float(high)) for low, high in ends]

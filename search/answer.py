@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from search import results
+from search.ending import commonest_failure
 from search.launch import DEFAULT_OBJECTIVE
 from search.ranking import Ranked, ranked
 from search.space import Space
@@ -27,6 +28,8 @@ class Answer:
     figures: tuple[Path, ...] = ()
     test: Mapping[str, Any] | None = None
     """The logged look at the test people for the chosen trial; None: not looked."""
+    failure: str = ""
+    """Of trials that failed, the commonest reason, as the end of a sentence."""
 
     @property
     def best(self) -> Trial | None:
@@ -73,7 +76,8 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
         if may_look and study.spec.objective == DEFAULT_OBJECTIVE:
             look = test_look(store, study, best[0].trial)
     counts = {str(state): count for state, count in store.counts(name).items()}
-    return Answer(store.get_study(name), best, counts, figures, look)
+    failure = commonest_failure(name, trials)
+    return Answer(store.get_study(name), best, counts, figures, look, failure)
 
 
 def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any] | None:

@@ -27,6 +27,7 @@ from search.commands import (
 )
 from search.logs import FORMATS, set_up_logging
 from search.options import defaults_from_file, option
+from search.text import visible
 from trials import errors
 
 USER_MISTAKES = (
@@ -122,5 +123,5 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
 
 def complain(message: str, status: int) -> int:
     """Print an error as users should see it: one line, no traceback."""
-    click.echo(f"larnn-search: {message}", err=True)
+    click.echo(f"larnn-search: {visible(message)}", err=True)
     return status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from trials.study import Study
@@ -36,7 +36,7 @@ def reason_to_end(
         return f"all {spec.max_trials} trials have finished"
     limit_s = spec.timeout_s
     if limit_s is not None and (now() - study.created_at).total_seconds() >= limit_s:
-        return f"stopped after its timeout of {limit_s:g} s"
+        return f"stopped {limit_s:g} s after it was created, its --timeout; a larger one goes on"
     if spec.until_loss is None and spec.patience is None:
         return None
     losses = [loss_of(trial) for trial in finished]
@@ -64,13 +64,21 @@ def all_failed(study: str, finished: Sequence[Trial], active: Sequence[Trial]) -
         return None
     if {t.worker for t in active if t.worker} - {trial.worker for trial in finished}:
         return None
+    return (
+        f"stopped: the first {len(finished)} trials all failed{commonest_failure(study, finished)}"
+    )
+
+
+def commonest_failure(study: str, trials: Iterable[Trial]) -> str:
+    """The end of a sentence about a study's trials that failed; empty if none did."""
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    if not failed:
+        return ""
     told = Counter(
         f"{trial.failures[-1].kind}: {trial.failures[-1].message}".splitlines()[0]
-        for trial in finished
+        for trial in failed
         if trial.failures
     )
-    commonest, times = told.most_common(1)[0] if told else ("no message", len(finished))
-    return (
-        f"stopped: the first {len(finished)} trials all failed, {times} of them with "
-        f"{commonest}; see `larnn-search show {study} {finished[0].number}`"
-    )
+    commonest, times = told.most_common(1)[0] if told else ("no message", len(failed))
+    number = failed[0].number
+    return f", {times} of them with {commonest}; see `larnn-search show {study} {number}`"

@@ -6,7 +6,6 @@ knows is in the store, so another one goes on where it left off.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import secrets
@@ -16,9 +15,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from search.ending import all_failed, loss_of, reason_to_end
+from search.ending import all_failed, reason_to_end
 from search.history import other_trials
 from search.pruning import NoPruning, Standings, make_rule
+from search.ranking import candidates
 from search.results import duration_s
 from search.space import Space
 from search.study_view import StudyView
@@ -153,7 +153,7 @@ class Feeder:
         finished = self._view.refresh(self._clock(), rule_wants_reports)
         self._finished_here += finished
         self._unswept += len(finished)
-        self._sweep_weights()
+        self._sweep_weights(study)
         over = False
         if (reason := self._reason_to_end(study)) is not None:
             over = self._end(study, reason)
@@ -267,12 +267,12 @@ class Feeder:
         if dict(cutoffs) != dict(study.cutoffs):
             self._store.set_cutoffs(self._name, self._token, cutoffs)
 
-    def _sweep_weights(self, at_least: int = 10) -> None:
+    def _sweep_weights(self, study: Study, *, is_over: bool = False) -> None:
         """Drop the weights of all but the best trials, once enough new ones are there."""
-        if self._unswept < at_least:
+        if self._unswept < 10 and not is_over:
             return
         self._unswept = 0
-        best = heapq.nsmallest(KEPT_WEIGHTS, self._view.finished, key=loss_of)
+        best = candidates(study, self._view.finished, KEPT_WEIGHTS, is_over=is_over)
         # A trial may end while we look: spare those that we take to be active, or do not know yet.
         spared = [t.number for t in (*best, *self._view.active)]
         spared += range(self._view.next_number, self._view.next_number + 1000)
@@ -307,7 +307,7 @@ class Feeder:
             return False
         for trial in waiting:
             self._cancel(trial)
-        self._sweep_weights(at_least=0)
+        self._sweep_weights(study, is_over=True)
         self._store.sweep_blobs()
         ended = self._set_state(StudyState.COMPLETE, reason, study)
         left = self._store.list_trials(self._name, [TrialState.WAITING], with_reports=False)

@@ -24,9 +24,12 @@ LOG_FILE = "workers.log"
 
 def carry_out(
     store: TrialStore, study: Study, folder: Path, *, workers: int | None, device: str,
-    ahead: int | None, mongo: str | None,
+    ahead: int | None, mongo: str | None, aside: bool = False,
 ) -> None:  # fmt: skip
-    """Run a study to its end with workers of this machine, and show how it goes."""
+    """Run a study to its end with workers of this machine, and show how it goes.
+
+    With ``aside`` on standard error: standard output is for what programs read.
+    """
     from search.pool import WorkerPool, fitting_workers
     from trials.devices import visible_gpus
 
@@ -48,17 +51,20 @@ def carry_out(
                 raise click.ClickException(f"all workers have ended; their log is {log}")
 
         try:
-            _follow(store, study.name, check)
+            _follow(store, study.name, check, aside)
         finally:
             feeding.stop()  # so that it leaves while the workers do
 
 
-def feed_to_the_end(store: TrialStore, study: Study, *, ahead: int | None, lease_s: float) -> None:
-    """Feed a study that workers anywhere carry out, and show how it goes."""
+def feed_to_the_end(
+    store: TrialStore, study: Study, *, ahead: int | None, lease_s: float, aside: bool = False
+) -> None:
+    """Feed a study that workers anywhere carry out, and show how it goes (as in `carry_out`)."""
     if study.state.is_over:
         return
-    with _resumable(), _feeding(store, study.name, ahead, lease_s) as feeding:
-        _follow(store, study.name, feeding.check)
+    left = f"left; study {study.name} goes on, `larnn-search stop {study.name}` ends it"
+    with _resumable(left), _feeding(store, study.name, ahead, lease_s) as feeding:
+        _follow(store, study.name, feeding.check, aside)
 
 
 def make_folder(path: Path) -> None:
@@ -73,9 +79,6 @@ class _StoppedError(click.ClickException):
 
     exit_code = 130
 
-    def __init__(self) -> None:
-        super().__init__("stopped; the same command goes on where it left off")
-
 
 class _TerminatedError(_StoppedError):
     """SIGTERM did."""
@@ -84,19 +87,21 @@ class _TerminatedError(_StoppedError):
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
+def _resumable(
+    how: str = "stopped; the same command goes on where it left off",
+) -> Iterator[None]:
     """End a search that Ctrl-C or SIGTERM stops in good order, and say how it goes on."""
     from trials.signals import on_signals
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough
-        raise _TerminatedError
+        raise _TerminatedError(how)
 
     try:
         with on_signals(end, signal.SIGTERM):
             yield
     except KeyboardInterrupt:
-        raise _StoppedError from None
+        raise _StoppedError(how) from None
 
 
 def _feeding(
@@ -108,11 +113,16 @@ def _feeding(
     return Beside(Feeder(store, study, ahead=ahead, lease_s=lease_s).run)
 
 
-def _follow(store: TrialStore, study: str, check: Callable[[], None]) -> None:
+def _follow(store: TrialStore, study: str, check: Callable[[], None], aside: bool = False) -> None:
     """Show the live view until the study is over, or ``check`` raises why it never will be."""
     from search.live import LiveView
+    from search.tables import plain_console
+    from trials.errors import StudyNotFoundError
 
-    with LiveView(store, study) as view:
-        while not view.refresh().is_over:
-            check()
-            view.wait()
+    with LiveView(store, study, plain_console(stderr=aside)) as view:
+        try:
+            while not view.refresh().is_over:
+                check()
+                view.wait()
+        except StudyNotFoundError:
+            raise click.ClickException(f"study {study} was deleted meanwhile") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,47 @@ class Request:
     """Bytes."""
 
 
+CHANGEABLE: Mapping[str, str] = {
+    "pruner": "pruner",
+    "max_trials": "max_trials",
+    "timeout": "timeout_s",
+    "until_loss": "until_loss",
+    "patience": "patience",
+    "priority": "priority",
+    "max_retries": "max_retries",
+    "trial_timeout": "trial_timeout_s",
+    "stall_timeout": "stall_timeout_s",
+    "memory_limit": "memory_limit_bytes",
+}
+"""Options that may differ when a study is started again, and their fields of its spec."""
+
+
+def spec_again(
+    old: StudySpec, request: Request, given: Collection[str], say: Callable[[str], None]
+) -> StudySpec:
+    """Settle what an existing study goes on with: what is not said stays as it was.
+
+    Args:
+        old: Its settings.
+        request: What the user asked for now.
+        given: The options of `Request` that were said; the others have their defaults.
+        say: As of `build_spec`.
+
+    Raises:
+        ValueError: As `build_spec`, where anything was said that a study keeps for good.
+    """
+    # An objective of the user's own is run because he names it, never because a database does.
+    said = set(given) - {"study", "enqueue", *CHANGEABLE}
+    if said or old.objective != DEFAULT_OBJECTIVE:
+        asked = build_spec(request, say)
+    else:
+        request = dataclasses.replace(request, algorithm=old.algorithm)
+        budget = _budget(request, Space.from_dict(old.space), request.max_trials)
+        asked = dataclasses.replace(old, **_changeable(request, budget))
+    kept = {f: getattr(old, f) for name, f in CHANGEABLE.items() if name not in given}
+    return dataclasses.replace(asked, **kept)
+
+
 def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
     """Settle every setting of the study that ``request`` describes.
 
@@ -80,9 +121,6 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
             f"every parameter is fixed, so that space {space.name!r} leaves nothing to search: "
             "drop a --fix"
         )
-    if request.algorithm == "grid":
-        size = len(grid(space))
-        max_trials = min(request.max_trials or size, size)
     requirements: dict[str, Any] = {}
     if own:
         check_larnn(space, fixed)
@@ -95,19 +133,24 @@ def build_spec(request: Request, say: Callable[[str], None]) -> StudySpec:
         algorithm=request.algorithm,
         from_studies=tuple(dict.fromkeys(request.from_study)),
         seed=request.seed,
-        max_trials=max_trials,
-        timeout_s=request.timeout,
-        until_loss=request.until_loss,
-        patience=request.patience,
         threads=request.threads,
-        priority=request.priority,
-        max_retries=request.max_retries,
-        trial_timeout_s=request.trial_timeout,
-        stall_timeout_s=request.stall_timeout,
-        memory_limit_bytes=request.memory_limit,
-        pruner={"name": request.pruner},
         requirements=requirements,
+        **_changeable(request, _budget(request, space, max_trials)),
     )
+
+
+def _budget(request: Request, space: Space, max_trials: int | None) -> int | None:
+    """Trials to finish: of a grid no more than it has."""
+    if request.algorithm != "grid":
+        return max_trials
+    size = len(grid(space))
+    return min(request.max_trials or size, size)
+
+
+def _changeable(request: Request, max_trials: int | None) -> dict[str, Any]:
+    """Fields of a spec, those of `CHANGEABLE`."""
+    told = {field: getattr(request, name) for name, field in CHANGEABLE.items()}
+    return told | {"pruner": {"name": request.pruner}, "max_trials": max_trials}
 
 
 def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:

@@ -74,14 +74,15 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
         ValueError: If the file has other columns, or cannot be read or written.
     """
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else as_csv(())
-        logged = csv.DictReader(io.StringIO(text))
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        logged = csv.DictReader(io.StringIO(text or as_csv(())))
         if tuple(logged.fieldnames or ()) != COLUMNS:
             raise ValueError(f"a log of looks has columns {', '.join(COLUMNS)}; {path} has others")
         known = {_identity(row) for row in logged}
         new = [row for row in rows if _identity(row) not in known]
-        gap = "" if text.endswith("\n") else "\n"
-        path.write_text(text + gap + as_csv(new, header=False), encoding="utf-8")
+        gap = "" if text.endswith("\n") or not text else "\n"
+        with path.open("a", encoding="utf-8") as file:  # what is logged is not written again
+            file.write(gap + as_csv(new, header=not text))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be a log of looks: {error}") from error
     return len(new)

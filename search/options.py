@@ -112,7 +112,8 @@ study_options = together(
     study_option("--preset", type=click.Choice(["quick", "full"]),
                  help="Sizes and budget to start from; every option below overrides it."),
     study_option("--study", required=True,
-                 help="Name of the study; an existing one is resumed."),
+                 help="Name of the study; an existing one is resumed, as it was where nothing else "
+                 "is said."),
     study_option("--data", help="Data set; see `datasets`."),
     study_option("--space", metavar="NAME|FILE.toml", help="What is searched; see `spaces`."),
     study_option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
@@ -129,7 +130,8 @@ study_options = together(
                  "repeated."),
     study_option("--max-trials", type=click.IntRange(min=1),
                  help="Trials to finish; pruned and failed ones count."),
-    study_option("--timeout", **_SECONDS, help="Start no trial after that long."),
+    study_option("--timeout", **_SECONDS,
+                 help="Start no trial when the study is older; pauses count."),
     study_option("--until-loss", type=float, help="End once a trial is as good as this."),
     study_option("--patience", type=click.IntRange(min=1), metavar="TRIALS",
                  help="End after that many trials without a better one."),
@@ -239,6 +241,18 @@ def is_lost(name: str, to: str) -> bool:
     context = click.get_current_context()
     given, taker = (context.get_parameter_source(parameter) for parameter in (name, to))
     return given in _PLACES and taker in _PLACES[_PLACES.index(given) :]
+
+
+def given(names: Iterable[str]) -> set[str]:
+    """Which of these parameters the user gave, anywhere; the others have their defaults."""
+    context = click.get_current_context()
+    return {name for name in names if context.get_parameter_source(name) in _PLACES}
+
+
+def typed(name: str) -> bool:
+    """Whether the user gave a parameter on the command line itself."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def read_fix(fix: Iterable[str], *own: str) -> dict[str, Any]:

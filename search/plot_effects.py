@@ -20,6 +20,7 @@ from search.plot_style import (
     WIDTH,
     EmptyFigure,
     few_values,
+    literal,
     loss_label,
     loss_limits,
     new_figure,
@@ -77,7 +78,7 @@ def _distribution_panel(axes: Axes, done: pd.DataFrame, row: Parameter) -> None:
     names = []
     for place, value in enumerate(few_values(row)):
         own = done[param_values(done, row.name) == value]
-        names.append(f"{value}\n{len(own)}")
+        names.append(f"{literal(value)}\n{len(own)}")
         x = place + draw.uniform(-0.22, 0.22, len(own))
         for state, marker in STATE_MARKERS.items():
             these = (own["state"] == state).to_numpy()
@@ -86,9 +87,11 @@ def _distribution_panel(axes: Axes, done: pd.DataFrame, row: Parameter) -> None:
         if len(own):
             _median_box(axes, place, own["loss"].to_numpy(dtype=float))
     axes.set_xticks(range(len(names)), names, fontsize=9)
+    if len("".join(names)) > 40:
+        axes.tick_params(axis="x", rotation=40)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.grid(visible=False, axis="x")
-    axes.set_xlabel(f"{row.name} (below: trials)", fontsize=9.5)
+    axes.set_xlabel(f"{literal(row.name)} (below: trials)", fontsize=9.5)
 
 
 def _median_box(axes: Axes, place: float, values: NDArray[np.float64]) -> None:
@@ -123,7 +126,7 @@ def accuracy_by_group(frame: pd.DataFrame, group: str, accuracy: str, what: str)
         _median_box(axes, place, values)
         low, high = median_interval(values)
         told.append(
-            f"{name}, n = {len(values)}\n"
+            f"{literal(name)}, n = {len(values)}\n"
             f"median {100 * np.median(values):.2f} %\n({100 * low:.2f} to {100 * high:.2f} %)"
         )
     axes.set_xticks(range(len(names)), told, fontsize=9)

@@ -21,6 +21,7 @@ from search.plot_style import (
     WIDTH,
     EmptyFigure,
     few_values,
+    literal,
     loss_label,
     new_figure,
     setting_axis,
@@ -129,7 +130,7 @@ def setting_interactions(
     right.set_yticks(*_cell_ticks(list(surface.index), rows[str(surface.index.name)]))
     right.tick_params(labelsize=9, length=0)
     right.grid(visible=False)
-    right.set(xlabel=surface.columns.name, ylabel=surface.index.name)
+    right.set(xlabel=literal(surface.columns.name), ylabel=literal(surface.index.name))
     right.set_title("The strongest: loss to expect", fontsize=11)
     bar = figure.colorbar(image, ax=right, pad=0.02)
     bar.set_label(f"{loss}, others varied")
@@ -183,7 +184,7 @@ def _effect_panel(axes: Axes, own: pd.DataFrame, row: Parameter, color: str) -> 
         x = np.arange(len(few))
         axes.errorbar(x, loss, [loss - low, high - loss], fmt="o", ms=5, color=color, capsize=3)
         every = 2 if len(few) > 6 and not isinstance(few[0], str) else 1
-        labels = [str(value) for value in few]
+        labels = [literal(value) for value in few]
         axes.set_xticks(x[::every], labels[::every])
         axes.set_xlim(-0.6, len(few) - 0.4)
         axes.tick_params(axis="x", rotation=40 if len("".join(labels[::every])) > 14 else 0)
@@ -194,7 +195,7 @@ def _effect_panel(axes: Axes, own: pd.DataFrame, row: Parameter, color: str) -> 
         axes.plot(x, loss, "o-", ms=3, lw=1.6, color=color)
         setting_axis(axes, row)
     axes.tick_params(labelsize=9)
-    axes.set_xlabel(row.name, fontsize=9.5)
+    axes.set_xlabel(literal(row.name), fontsize=9.5)
 
 
 def _share_bars(axes: Axes, found: Importance, names: list[str]) -> None:
@@ -217,7 +218,7 @@ def _share_bars(axes: Axes, found: Importance, names: list[str]) -> None:
             color="#444444",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )
-    axes.set_yticks(y, names)
+    axes.set_yticks(y, list(map(literal, names)))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * end or 1.0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -255,5 +256,5 @@ def _cell_ticks(values: list[object], row: Parameter) -> tuple[list[float], list
 
 def _rounded(value: object, row: Parameter) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return literal(value)
     return str(round(value)) if row.is_integer else format_value(float(f"{value:.2g}"))

@@ -17,7 +17,7 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from search.plot_style import WIDTH, new_figure, styled
+from search.plot_style import WIDTH, literal, new_figure, styled
 
 HEAD_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette; used again from the start for more heads."""
@@ -117,8 +117,9 @@ def confusion_matrix(predictions: pd.DataFrame) -> Figure:
             color = "white" if share[row, column] > 0.55 else "black"
             axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=color)
     places = np.arange(len(names)) + 0.5
-    axes.set_xticks(places, names, rotation=25, ha="right")
-    axes.set_yticks(places, names)
+    told = list(map(literal, names))
+    axes.set_xticks(places, told, rotation=25, ha="right")
+    axes.set_yticks(places, told)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.tick_params(length=0)
@@ -146,9 +147,9 @@ def errors_by_person(predictions: pd.DataFrame) -> Figure:
     figure, axes = new_figure()
     below = np.zeros(len(parts))
     for name, color in zip(parts.columns, cycle(HEAD_COLORS), strict=False):
-        axes.bar(range(len(parts)), parts[name], 0.7, below, color=color, label=str(name))
+        axes.bar(range(len(parts)), parts[name], 0.7, below, color=color, label=literal(name))
         below += parts[name].to_numpy()
-    names = [f"{person}\nn={total[person]}" for person in parts.index]
+    names = [f"{literal(person)}\nn={total[person]}" for person in parts.index]
     axes.set_xticks(range(len(parts)), names, fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(y=0.08)

@@ -23,6 +23,7 @@ from search.plot_style import (
     WIDTH,
     EmptyFigure,
     few_values,
+    literal,
     loss_label,
     loss_limits,
     new_figure,
@@ -175,7 +176,9 @@ def parallel_coordinates(frame: pd.DataFrame, space: Space) -> Figure:
         len(rows),
         [(t, f"{low + t * (high - low):.3g}") for t in (0, 0.25, 0.5, 0.75, 1)],
     )
-    names = [row.name.replace("_", "\n") for row in rows] + [loss_label(done).replace(" ", "\n", 1)]
+    names = [literal(row.name).replace("_", "\n") for row in rows] + [
+        loss_label(done).replace(" ", "\n", 1)
+    ]
     if len(names) > MOST_BESIDE:
         names[1::2] = [f"\n\n{name}" for name in names[1::2]]
     axes.set_xticks(x, names, fontsize=9)
@@ -226,7 +229,7 @@ def _panel(
             best = np.flatnonzero(led)[-1]
             axes.plot(x[best], losses[best], "*", ms=12, color="#D55E00", mec="white", zorder=5)
     partly = f" (n = {len(own)})" if len(own) < len(done) else ""
-    axes.set_xlabel(row.name + partly, fontsize=9.5)
+    axes.set_xlabel(literal(row.name) + partly, fontsize=9.5)
 
 
 def _spread(
@@ -237,7 +240,7 @@ def _spread(
     for at in np.unique(middle):
         median = np.median(losses[middle == at])
         axes.hlines(median, at - 0.36, at + 0.36, color="#D55E00", lw=2.4, zorder=3)
-    names = [str(place) for place in places]
+    names = [literal(place) for place in places]
     every = 2 if len(names) > 7 and not isinstance(places[0], str) else 1  # numbers can be guessed
     axes.set_xticks(range(0, len(names), every), names[::every])
     if len("".join(names[::every])) > 16:
@@ -282,7 +285,7 @@ def _ticks(row: Parameter) -> list[tuple[float, str]]:
     """Heights of a ruler's marks, and what they say."""
     places = few_values(row)
     if places:
-        return [(i / (len(places) - 1), str(place)) for i, place in enumerate(places)]
+        return [(i / (len(places) - 1), literal(place)) for i, place in enumerate(places)]
     scale = _scale(row)
     values = [float(f"{scale.inverse(share):.2g}") for share in (0.0, 0.5, 1.0)]
     return [(float(scale(v)), format_value(round(v) if row.is_integer else v)) for v in values]

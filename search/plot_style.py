@@ -86,6 +86,11 @@ def new_figure(height: float = 4.5) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def literal(value: object) -> str:
+    """Text of the user's as he wrote it: matplotlib takes what is between two dollars for TeX."""
+    return str(value).replace("$", r"\$")
+
+
 class EmptyFigure(Figure):
     """A figure that says why it shows nothing."""
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from search.plot_style import STATE_COLORS, EmptyFigure, new_figure, styled
 
 Minutes = NDArray[np.float64]
+MOST_NAMED = 40
+"""Rows whose names have room."""
 PAUSE_MIN = 1.0
 """Where nothing ran for longer, figures show that something is left out."""
 
@@ -76,7 +78,8 @@ def worker_timeline(frame: pd.DataFrame) -> Figure:
     again = (shown["attempt"] > 1).to_numpy()
     if again.any():
         axes.plot(left[again], rows[again], "k>", ms=5, label=f"ran before ({again.sum()})")
-    axes.set_yticks(range(len(names)), names)
+    every = -(-len(names) // MOST_NAMED)
+    axes.set_yticks(range(0, len(names), every), names[::every])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     _running_axis(axes, clock)
@@ -176,4 +179,5 @@ def _lanes(frame: pd.DataFrame) -> list[int]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 22 else name[:21] + "…"
+    """A worker's name without its middle: hosts of one fleet begin alike."""
+    return name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"

@@ -53,17 +53,34 @@ def ranked(study: Study, trials: Iterable[Trial]) -> list[Ranked]:
     partly the luckiest. Left out are settings one of whose trainings failed or diverged, and of a
     grid those with fewer seeds than others, as in a ranking that was stopped early.
     """
+    found = _by_settings(trials)
+    is_grid = study.spec.algorithm == "grid"
+    least = max((one.seeds for one in found), default=0) if is_grid else 0
+    whole = (one for one in found if one.seeds >= least and math.isfinite(one.loss))
+    return sorted(whole, key=lambda one: (one.loss, one.trial.number))
+
+
+def candidates(study: Study, trials: Iterable[Trial], count: int, *, is_over: bool) -> list[Trial]:
+    """The trials that `ranked` names first, or may name first once the study is over.
+
+    While a grid trains settings with one seed after the other, their means change: any may win.
+    """
+    in_order = sorted(trials, key=lambda trial: trial.number)
+    seeded = any("seed" in trial.params for trial in in_order)
+    if seeded and study.spec.algorithm == "grid" and not is_over:
+        return [one.trial for one in _by_settings(in_order)]
+    return [one.trial for one in ranked(study, in_order)[:count]]
+
+
+def _by_settings(trials: Iterable[Trial]) -> list[Ranked]:
+    """Trials that came to an end, those together which differ in the seed alone."""
     alike: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.state in (TrialState.COMPLETE, TrialState.FAILED):
             seeded = "seed" in trial.params
             key = repr(sorted(settings_of(trial).items())) if seeded else str(trial.number)
             alike.setdefault(key, []).append(trial)
-    found = [Ranked(tuple(group)) for group in alike.values()]
-    is_grid = study.spec.algorithm == "grid"
-    least = max((one.seeds for one in found), default=0) if is_grid else 0
-    whole = (one for one in found if one.seeds >= least and math.isfinite(one.loss))
-    return sorted(whole, key=lambda one: (one.loss, one.trial.number))
+    return [Ranked(tuple(group)) for group in alike.values()]
 
 
 def fresh_seeds(trials: Iterable[Trial], count: int) -> tuple[int, ...]:

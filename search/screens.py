@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from search.compare import unlike
 from search.derivation import DERIVATIONS, label_of
 from search.parameter import Parameter, doc_of
 from search.ranking import Ranked
@@ -61,7 +62,8 @@ def print_answer(answer: Answer) -> None:
     if answer.study.message:
         print_rich(Text(answer.study.message, style="yellow"))
     if trial is None:
-        print_rich(Text(f"Study {name} has no COMPLETE trial: {counted or 'no trial ran'}."))
+        told = (counted or "no trial ran") + answer.failure
+        print_rich(Text(f"Study {name} has no COMPLETE trial: {told}"))
         return
     print_best(answer.study, answer.ranked)
     if "validation_accuracy" in trial.result:
@@ -265,8 +267,9 @@ def sampled_as(row: Parameter) -> str:
 
 def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     """One row a study; what intervals mean stands below."""
-    columns = (">trials", ">core hours", ">best loss", ">validation", ">expected loss [95 %]")
-    made = table("study", "cell", *columns, ">test [95 %]", ">parameters")
+    budget = rows[0]["budget"]
+    losses = (">best loss", ">validation", f">best of first {budget}", ">expected loss [95 %]")
+    made = table("study", "cell", ">trials", ">core hours", *losses, ">test [95 %]", ">parameters")
     for row in rows:
         expected = format_value(row["expected_loss"])
         if row["expected_interval"]:
@@ -284,14 +287,21 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['core_hours']:.2f}",
             format_value(row["best_loss"]),
             accuracy(row["validation_accuracy"]),
+            format_value(row["loss_in_budget"]),
             expected,
             test,
             format_value(row["parameters"]),
         )
-    budget = rows[0]["budget"]
     below = (
-        f"trials: complete/finished. expected loss: the best of {budget} trials, on average and in "
-        "95 of 100 searches (none: no trial is complete). test: the chosen trial, over sequences "
-        "(one person's are alike)."
+        f"trials: complete/finished. expected loss: the best of any {budget}, on average and "
+        "in 95 of 100 searches (none: no trial is complete), as if none had learned from others: "
+        "that flatters a longer search by TPE. test: the chosen trial, over sequences (one "
+        "person's are alike)."
     )
     print_rich(made, Text(below, style="dim"))
+    if differing := unlike(rows):
+        told = "; ".join(
+            f"{name.replace('_', ' ')} {', '.join(map(format_value, dict.fromkeys(values)))}"
+            for name, values in differing.items()
+        )
+        print_rich(Text(f"Losses do not compare, the studies differ: {told}", style="yellow"))

@@ -185,7 +185,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """Read ``name=value``; the value as JSON where it is JSON (numbers, true), else as text.
 
     Raises:
-        ValueError: If there is no ``=`` with a name before it.
+        ValueError: If there is no ``=`` with a name before it, or the text looks like a number or
+            truth value that is written in another way.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
@@ -193,7 +194,27 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return name.strip(), json.loads(value)
     except json.JSONDecodeError:
+        _check_text(name.strip(), value.strip())
         return name.strip(), value.strip()
+
+
+def _check_text(name: str, value: str) -> None:
+    """Refuse text that its writer takes for something else.
+
+    Raises:
+        ValueError: If it would be a number or truth value elsewhere.
+    """
+    if value in ("True", "False", "None"):
+        meant = {"True": "true", "False": "false", "None": "null"}[value]
+    else:
+        try:
+            meant = json.dumps(float(value), allow_nan=False)
+        except ValueError:
+            return
+    raise ValueError(
+        f"a value is written as in JSON, got {name}={value}: write {name}={meant}, or "
+        f"{name}='\"{value}\"' if it is text"
+    )
 
 
 _TRAINING_ROWS = (

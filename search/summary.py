@@ -119,6 +119,11 @@ def _people(trial: Trial) -> Mapping[str, tuple[int, int]]:
     return people
 
 
+def _whom(group: Sequence[Trial]) -> tuple[str, ...]:
+    """The people that a group of trainings judged."""
+    return tuple(sorted(_people(group[0])))
+
+
 def _share(counts: Any) -> NDArray[np.float64]:
     """Accuracy over people, of counts ``[..., people, 2]``."""
     correct, sequences = np.moveaxis(np.asarray(counts).sum(axis=-2), -1, 0)
@@ -135,12 +140,13 @@ def summary(studies: Sequence[StudyData]) -> dict[str, Any]:
         Of a search ``cell``, ``trials``, ``core_hours``, ``validation_accuracy``; ``again`` holds
         `search.again.comparison` of rankings and ablations. Of a final ``parameters``, ``epochs``,
         ``settings`` and, with the prefix ``test_`` or ``folds_``, ``study``, ``trainings``,
-        ``diverged``, ``failed``, ``core_hours`` and ``accuracy_mean``, ``accuracies`` (by seed),
-        ``interval`` (95 %, bootstrap over people and seeds; over folds, where one has a single
-        seed), ``people``. With the prefix ``others_``: the folds' accuracy on those who were no
-        validation people of the search, and so chose nothing. A difference is of the first search's
-        accuracy less the second's, on the same people (``judged``: test, folds or others), with the
-        same kind of interval.
+        ``ended``, ``diverged``, ``failed``, ``core_hours`` and ``accuracy_mean``, ``accuracies``
+        (by seed), ``interval`` (95 %, bootstrap over people and seeds; over folds, where one has a
+        single seed), ``people``. Where not all trainings have ended, or some diverged, those that
+        are left flatter it: there is no interval and no difference. With the prefix ``others_``:
+        the folds' accuracy on those who were no validation people of the search, and so chose
+        nothing. A difference is of the first search's accuracy less the second's, on the same
+        people (``judged``: test, folds or others), with the same kind of interval.
 
     Raises:
         ValueError: If two of the studies are of the same kind and search, or two finals of a search
@@ -166,14 +172,20 @@ def summary(studies: Sequence[StudyData]) -> dict[str, Any]:
             found = _judged_people(data, kind)
             _check_settings(rows.get(name, {}), data)
             rows.setdefault(name, {}).update(_final_row(data, kind, found))
-            for people, part in found.items():
-                judged[people][name] = part
+            if _is_whole(data, found.get(kind)):
+                for people, part in found.items():
+                    judged[people][name] = part
     differences = [
         {"judged": people, **_difference(*pair, parts[pair[0]], parts[pair[1]])}
         for people, parts in judged.items()
         for pair in combinations(parts, 2)
     ]
     return {"studies": rows, "again": again, "differences": differences}
+
+
+def _is_whole(data: StudyData, found: Judged | None) -> bool:
+    """Whether every training of a final has judged its people."""
+    return found is not None and len(found.trainings) == data.study.spec.max_trials
 
 
 def _check_settings(row: Mapping[str, Any], data: StudyData) -> None:
@@ -233,6 +245,7 @@ def _final_row(data: StudyData, kind: str, found: Mapping[str, Judged]) -> dict[
         "settings": dict(data.study.spec.fixed),
         f"{kind}_study": data.study.name,
         f"{kind}_trainings": data.study.spec.max_trials,
+        f"{kind}_ended": len(ended),
         f"{kind}_diverged": diverged,
         f"{kind}_failed": len(failed) - diverged,
         f"{kind}_core_hours": core_hours(data.study, data.trials),
@@ -243,7 +256,7 @@ def _final_row(data: StudyData, kind: str, found: Mapping[str, Judged]) -> dict[
     for people, part in found.items():
         row[f"{people}_accuracy_mean"] = part.accuracy
         row[f"{people}_accuracies"] = part.accuracies
-        row[f"{people}_interval"] = _interval(part)
+        row[f"{people}_interval"] = _interval(part) if _is_whole(data, found[kind]) else None
         row[f"{people}_people"] = len(part.people)
     return row
 
@@ -270,11 +283,14 @@ def _interval(ours: Judged, theirs: Judged | None = None) -> Interval | None:
     plain ones would hold the truth 91 times in 100 (Hesterberg 2015, "What Teachers Should Know
     About the Bootstrap": expanded percentile intervals).
 
-    None where nobody is named, or there is only one person, or one group without seeds, to draw.
+    None where nobody is named, or there is only one person, or one group without seeds, to draw, or
+    two finals without seeds have other groups.
     """
     sides = [side for side in (ours, theirs) if side is not None]
     seeds = all(side.has_seeds for side in sides)
     drawn = min(len(side.people if seeds else side.groups) for side in sides)
+    if not seeds and len({tuple(map(_whom, side.groups)) for side in sides}) > 1:
+        return None  # drawn by groups, people of other groups would be no pairs
     if drawn < 2 or not all(side.named for side in sides):
         return None
     values = [side.resampled(seeds=seeds, side=i) for i, side in enumerate(sides)]

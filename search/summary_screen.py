@@ -28,12 +28,13 @@ def print_summary(told: Mapping[str, Any]) -> None:
     for name, rows in told["again"].items():
         print_rich(_again(name, rows))
     if told["again"]:
-        print_rich(_dim("Validation people; intervals: 95 %, over seeds. difference: of the loss, "
-                        "to the first row."))  # fmt: skip
+        print_rich(_dim("Validation people, the same for all: how others would do is not in the "
+                        "intervals. These are over seeds, whose spread is estimated from all rows. "
+                        "to the first: of the loss; 95 % for all of these together."))  # fmt: skip
     if finals:
         print_rich(_finals(finals), *_differences(told["differences"]))
         print_rich(_dim("Intervals: 95 %, bootstrap over people and seeds; over folds, where one "
-                        "has a single seed."))  # fmt: skip
+                        "has a single seed. None while trainings are missing."))  # fmt: skip
 
 
 def _searches(rows: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -46,14 +47,15 @@ def _searches(rows: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _again(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (">trainings", ">loss [95 %]", ">difference [95 %]", ">accuracy [95 %]")
+    columns = (">trainings", ">loss [95 %]", ">to the first [95 %]", ">accuracy [95 %]")
     made = table("settings", *columns, ">parameters", title=name)
     for row in rows:
         made.add_row(
             row["settings"],
-            f"{len(row['losses'])}/{row['trainings']}",
+            f"{len(row['losses'])}/{row['trainings']}"
+            + (f", {row['diverged']} diverged" if row["diverged"] else ""),
             format_value(row["loss_mean"]) + _ends(row["loss_interval"], ".4f"),
-            format_value(row["difference_mean"]) + _ends(row["difference_interval"], "+.4f"),
+            _ratio(row["ratio_mean"], row["ratio_interval"]),
             accuracy(row["accuracy_mean"]) + _percent(row["accuracy_interval"]),
             format_value(row["parameters"]),
         )
@@ -71,9 +73,8 @@ def _finals(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         for kind in _judged(row):
             final = "folds" if kind == "others" else kind
             lost = {what: row[f"{final}_{what}"] for what in ("diverged", "failed")}
-            trainings = ", ".join(
-                [str(row[f"{final}_trainings"]), *(f"{n} {what}" for what, n in lost.items() if n)]
-            )
+            count = f"{row[f'{final}_ended']}/{row[f'{final}_trainings']}"
+            trainings = ", ".join([count, *(f"{n} {what}" for what, n in lost.items() if n)])
             reached = row.get(f"{kind}_accuracy_mean")
             mean = accuracy(reached) + _percent(row.get(f"{kind}_interval"))
             size = format_value(row.get("parameters"))
@@ -87,6 +88,14 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
              f"{100 * row['mean']:+.2f} points{_percent(row['interval'])}")
         for row in rows if row["mean"] is not None
     ]  # fmt: skip
+
+
+def _ratio(mean: float | None, ends: Sequence[float] | None) -> str:
+    """How much more a loss is, in per cent."""
+    if mean is None:
+        return "-"
+    more = [100 * (end - 1) for end in ends] if ends else None
+    return f"{100 * (mean - 1):+.1f} %{_ends(more, '+.1f')}"
 
 
 def _percent(ends: Sequence[float] | None) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
+
+from search.text import visible
 
 PIPE_WIDTH = 400
 """Columns of a pipe or file: nothing is cut there."""
@@ -67,9 +70,20 @@ def _console() -> Console:
     return console if console.is_terminal else plain_console(PIPE_WIDTH)
 
 
-def plain_console(width: int | None = None) -> Console:
-    """Standard output, that shows text as it is: brackets and colons in it are the user's own."""
-    return Console(width=width, markup=False, emoji=False)
+class _PlainConsole(Console):
+    """Shows the codes by which texts of trials and workers would steer the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(visible(text), style)
+
+
+def plain_console(width: int | None = None, *, stderr: bool = False) -> Console:
+    """An output that shows text as it is: brackets and colons in it are the user's own."""
+    return _PlainConsole(width=width, markup=False, emoji=False, stderr=stderr)
 
 
 def _pieces(made: Table, console: Console) -> Iterator[Table]:

@@ -10,6 +10,18 @@ _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-=+*#@"
 
 
+_CODES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+_CODES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+
+
+def visible(text: str) -> str:
+    """Text with its control codes, but for tabs and ends of lines, as characters: ``␛`` for ESC.
+
+    A terminal obeys such codes, whoever wrote them.
+    """
+    return text.translate(_CODES)
+
+
 def format_value(value: Any) -> str:
     """A setting or metric, floats in at most four significant digits; None is ``-``."""
     if value is None:

@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
+# Two processes share two cores: a single slow example tells nothing.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
+
 
 def pytest_configure():
     """Hear Ctrl-C: a shell that starts the tests in the background has them ignore it.

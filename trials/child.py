@@ -216,20 +216,18 @@ def kind_of(error: BaseException) -> FailureKind:
     """Tell running out of memory, the machine's or the GPU's, from other exceptions."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return FailureKind.OUT_OF_MEMORY
-    if "CUDA out of memory" in str(error):
+    if any(sign in str(error) for sign in ("CUDA out of memory", "DefaultCPUAllocator")):
         return FailureKind.OUT_OF_MEMORY
     return FailureKind.EXCEPTION
 
 
-def warm_up(modules: list[str]) -> dict[str, Any]:
-    """Import ``modules`` ahead of the first trial; what fails here is told again by its trial."""
-    failed = {}
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            failed[module] = f"{type(error).__name__}: {error}"
-    return {"type": "ready", "failed": failed}
+def warm_up(module: str) -> dict[str, Any]:
+    """Import ``module`` ahead of a trial; what fails here is told again by the trial."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return {"type": "ready", "error": f"{type(error).__name__}: {error}"}
+    return {"type": "ready", "error": None}
 
 
 def serve(pipe: Pipe) -> None:
@@ -239,7 +237,7 @@ def serve(pipe: Pipe) -> None:
     while True:
         frame, context = listener.orders.get()
         if frame.header["type"] == "warm":
-            answer = warm_up(frame.header["modules"])
+            answer = warm_up(frame.header["module"])
         else:
             assert context is not None  # noqa: S101  # every other order is a trial
             answer = run_trial(frame.header, context)

@@ -211,6 +211,7 @@ class MemoryStore(MemoryStudies):
         return trials[number] if 0 <= number < len(trials) else None
 
     def _trial(self, study: str, number: int) -> Entry:
+        self._study(study)
         entry = self._find(study, number)
         if entry is None:
             raise trial_not_found(study, number)

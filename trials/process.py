@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,8 @@ class ChildProcess:
     def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
         self.device = device
         self.threads = threads
+        self.warmed: set[str] = set()
+        """Modules that it was told to import ahead of a trial."""
         ours, theirs = socket.socketpair()
         with theirs:
             # -P keeps the current folder off the front of the import path; the child appends it.
@@ -214,8 +216,3 @@ class ChildProcess:
         self._pipe.close()
         self._life.close()
         self._output.close()
-
-
-def warm_modules(objectives: Sequence[str]) -> list[str]:
-    """The modules that a child imports ahead of its first trial."""
-    return sorted({name.partition(":")[0] for name in objectives})

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trials.documents import encode_spec
@@ -46,6 +46,9 @@ LOST_AGAIN = (
 """Message of the last one, which ends the trial."""
 SHOWN = 80
 """Characters of a setting's value that fit into a message."""
+MOST_SHOWN = 4
+"""Settings that a message tells."""
+MISSING = object()
 
 
 def check_kind(kind: str) -> str:
@@ -100,10 +103,13 @@ def check_same_study(old: StudySpec, new: StudySpec) -> None:
     before, after = encode_spec(old), encode_spec(new)
     differing = [n for n in IDENTITY_FIELDS if canonical(before[n]) != canonical(after[n])]
     if differing:
-        told = "; ".join(_difference(name, before[name], after[name]) for name in differing)
+        found = [one for n in differing for one in _differences(n, before[n], after[n])]
+        told = "; ".join(found[:MOST_SHOWN])
+        if len(found) > MOST_SHOWN:
+            told += f"; and {len(found) - MOST_SHOWN} more"
         raise StudyMismatchError(
             f"study {old.name!r} exists with other settings: {told}. "
-            f"Take another name, or `larnn-search delete {old.name}` first"
+            f"Take another name, or `larnn-search export` it and `larnn-search delete {old.name}`"
         )
 
 
@@ -115,16 +121,33 @@ def study_exists(name: str) -> StudyMismatchError:
     )
 
 
-def _difference(name: str, old: Any, new: Any) -> str:
-    """Both values; of mappings, only the entries that differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [k for k in {**old, **new} if canonical(old.get(k)) != canonical(new.get(k))]
-        if len(keys) < len({**old, **new}) or len(keys) == 1:
-            old, new = ({k: side[k] for k in keys if k in side} for side in (old, new))
-    return f"{name} is {_short(old)}, asked for {_short(new)}"
+def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
+    """What differs, in words: of mappings and of rows with names, entry by entry."""
+    if name == "requirements.data_fingerprint":
+        yield "its data are other ones"
+        return
+    before, after = _entries(old), _entries(new)
+    if before is None or after is None:
+        yield f"{name} is {_short(old)}, asked for {_short(new)}"
+        return
+    for key in {**before, **after}:
+        sides = before.get(key, MISSING), after.get(key, MISSING)
+        if MISSING in sides or canonical(sides[0]) != canonical(sides[1]):
+            yield from _differences(f"{name}.{key}", *sides)
+
+
+def _entries(value: Any) -> Mapping[str, Any] | None:
+    """By name; None of what has none."""
+    if isinstance(value, Mapping):
+        return value
+    rows = value if isinstance(value, list) else [None]
+    named = [row for row in rows if isinstance(row, Mapping) and "name" in row]
+    return {row["name"]: row for row in named} if len(named) == len(rows) else None
 
 
 def _short(value: Any) -> str:
+    if value is MISSING:
+        return "absent"
     text = canonical(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from trials.attempt import Attempt
 from trials.chooser import Chooser
-from trials.errors import StoreUnavailableError, StudyNotFoundError, TrialsError
+from trials.errors import StoreUnavailableError, TrialsError
 from trials.failures import needs_fresh_child
 from trials.health import SlotHealth
-from trials.process import ChildGoneError, ChildProcess, warm_modules
+from trials.process import ChildGoneError, ChildProcess
 from trials.settings import Shared
 from trials.study import Study
 from trials.trial import Outcome, Trial, TrialState
@@ -39,7 +39,6 @@ class Slot(threading.Thread):
         self._shared = shared
         self._chooser = chooser
         self._child: ChildProcess | None = None
-        self._threads: int | None = None
         self._trouble = ""
         self._idle_s = FIRST_IDLE_SECONDS
 
@@ -81,7 +80,7 @@ class Slot(threading.Thread):
 
     def _serve(self) -> bool:
         """Run one trial, if there is one and the slot may."""
-        if self.health.rests or self._ready_child(self._first_threads()) is None:
+        if self.health.rests:
             return False
         for offer in self._chooser.offers(patience_s=self._idle_s / 2):
             try:
@@ -107,8 +106,8 @@ class Slot(threading.Thread):
             self._chooser.hold(study.name)
             return False
         try:
-            # Before the reservation: no trial waits for a child.
-            child = self._ready_child(threads)
+            # Before the reservation: no trial waits for a child, nor for what it imports.
+            child = self._ready_child(threads, study.spec.objective.partition(":")[0])
             trial = self._reserve(study) if child is not None else None
             if child is None or trial is None:
                 return False
@@ -117,17 +116,6 @@ class Slot(threading.Thread):
             return True
         finally:
             cores.give_back(threads)
-
-    def _first_threads(self) -> int:
-        """Threads to warm the first child with, so that it need not be replaced at once."""
-        if self._threads is None:
-            self._threads = 1
-            for name in (self._shared.settings.studies or ())[:1]:
-                try:
-                    self._threads = self._shared.store.get_study(name).spec.threads
-                except StudyNotFoundError:
-                    log.info("study %r is not there yet", name)
-        return self._threads
 
     def _reserve(self, study: Study) -> Trial | None:
         shared, settings, token = self._shared, self._shared.settings, uuid.uuid4().hex
@@ -175,21 +163,22 @@ class Slot(threading.Thread):
         except TrialsError as error:  # for example deleted meanwhile
             log.warning("study %r: %s", study.name, error)
 
-    def _ready_child(self, threads: int) -> ChildProcess | None:
-        """A warm child with so many threads; None if there is none to be had now."""
+    def _ready_child(self, threads: int, module: str) -> ChildProcess | None:
+        """A child with so many threads and the objective's module; None if there is none now."""
         child = self._child
-        if child is not None and child.threads == threads and child.is_usable:
+        if child is None or child.threads != threads or not child.is_usable:
+            self._end_child()
+            self._child = child = ChildProcess(device=self.device, threads=threads)
+        if module in child.warmed:
             return child
-        self._end_child()
-        self._threads = threads
-        self._child = child = ChildProcess(device=self.device, threads=threads)
         try:
-            child.send({"type": "warm", "modules": warm_modules(self._shared.settings.objectives)})
+            child.send({"type": "warm", "module": module})
             while not self._shared.stopping.is_set():
                 for frame in child.receive(timeout_s=0.1):
-                    for module, error in frame.header["failed"].items():
+                    if error := frame.header["error"]:
                         log.warning("cannot import %s: %s", module, error)
                     self._trouble = ""
+                    child.warmed.add(module)
                     child.take_log()
                     return child
         except ChildGoneError as error:

@@ -30,7 +30,7 @@ class Point:
 
     trials: int
     epochs: int
-    """Of all trials so far, also those that were pruned or still ran."""
+    """Of all trials so far, pruned ones too; with pruning also of those that still ran."""
     best: float
     """Least loss of a trial that was trained to its end."""
 

@@ -58,7 +58,8 @@ def write_tables(courses: Path, trials: int) -> None:
 def _versions(frame: pd.DataFrame) -> str:
     made_by = ("hyperopt", "optuna", "scikit-learn", "numpy")
     told = ", ".join(f"{name} {version(name)}" for name in made_by)
-    return f"Seeds 0 to {frame['seed'].max()}; {told}."
+    last = frame.groupby(frame["contender"].isin(PRUNED))["seed"].max()
+    return f"Seeds 0 to {last[False]}, with asha 0 to {last[True]}; {told}."
 
 
 def best_after(frame: pd.DataFrame, budget: float, by: str = "trials") -> pd.Series[float]:

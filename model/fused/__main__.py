@@ -20,6 +20,8 @@ def main() -> int:
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not paths:
+        print("no copies: they are for x86-64; without a compiler, PyTorch runs")
     for path in paths:
         print(path)
     return 0

@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -28,11 +29,12 @@ FLAGS = (
     "-fPIC",
     "-pthread",
 )
+V3 = {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}
 # What copies for several machines are built for, best first: the compiler's name for it, and the
 # CPU flags taken for granted.
 LEVELS = {
-    "x86-64-v4": {"avx2", "fma", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "x86-64-v3": {"avx2", "fma", "bmi2"},
+    "x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": V3,
     "x86-64": set[str](),
 }
 COMPILE_SECONDS = 300
@@ -56,20 +58,25 @@ def load_library() -> ctypes.CDLL:
             return _load(prebuilt)
         except BuildError as error:
             log.warning("a prebuilt kernel is left aside, another is built: %s", error)
-    return _load(build_native())
+    native = build_native()
+    try:
+        return _load(native)
+    except BuildError:  # it was cut off as the power failed, say
+        native.unlink(missing_ok=True)
+        return _load(build_native())
 
 
 def _load(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
+        for name in ("larnn_forward", "larnn_backward"):
+            getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
+            getattr(library, name).restype = ctypes.c_int64
+        library.larnn_saved_bytes.argtypes = [ctypes.c_void_p]
+        library.larnn_saved_bytes.restype = ctypes.c_int64
+        library.larnn_problem_bytes.restype = ctypes.c_int64
+    except (OSError, AttributeError) as error:
         raise BuildError(f"{path} cannot be loaded: {error}") from error
-    for name in ("larnn_forward", "larnn_backward"):
-        getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
-        getattr(library, name).restype = ctypes.c_int64
-    library.larnn_saved_bytes.argtypes = [ctypes.c_void_p]
-    library.larnn_saved_bytes.restype = ctypes.c_int64
-    library.larnn_problem_bytes.restype = ctypes.c_int64
     return library
 
 
@@ -98,13 +105,20 @@ def find_prebuilt(flags: set[str]) -> Path | None:
 def build_prebuilt(folder: Path = PREBUILT) -> list[Path]:
     """Build a copy for every level of x86-64, for an image that runs on machines not known yet.
 
+    On another architecture none, for nothing would look for it.
+
     Raises:
         BuildError: If there is no compiler, or it fails.
     """
+    if not _is_x86():
+        return []
     compiler = find_compiler()
     paths = [_prebuilt_path(folder, level) for level in LEVELS]
-    for level, path in zip(LEVELS, paths, strict=True):
-        _compile(compiler, _flags(level), path)
+    try:
+        for level, path in zip(LEVELS, paths, strict=True):
+            _compile(compiler, _flags(level), path)
+    except OSError as error:
+        raise BuildError(f"{folder} cannot be written: {error}") from error
     return paths
 
 
@@ -118,21 +132,37 @@ def build_native() -> Path:
     """
     compiler = find_compiler()
     flags = _flags("native")
-    identity = [source_hash(), _version(compiler), *flags, *sorted(cpu_flags())]
+    told = (_version(compiler), *compiler[1:], *flags, *platform.libc_ver())
+    identity = [source_hash(), *told, *sorted(cpu_flags())]
     key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
     cache = os.environ.get("LARNN_CACHE_DIR") or platformdirs.user_cache_dir("larnn-search")
     path = Path(cache) / "kernels" / f"larnn-{key}.so"
-    if path.exists():
-        return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(path.parent)
+        if path.exists():
+            return path
         with filelock.FileLock(f"{path}.lock"):
             if not path.exists():
                 log.info("building the LARNN's kernel for this CPU (once, some seconds)")
                 _compile(compiler, flags, path)
     except OSError as error:
-        raise BuildError(f"the cache folder {path.parent} cannot be written: {error}") from error
+        raise BuildError(f"the cache folder {path.parent} cannot be used: {error}") from error
     return path
+
+
+def _check_owner(folder: Path) -> None:
+    """Load no code from where another user of this machine could have put it.
+
+    Raises:
+        BuildError: If the folder is another user's, or everybody may write there.
+    """
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        raise BuildError(
+            f"{folder} is open to other users, who could put any code there: choose another "
+            "LARNN_CACHE_DIR, or close it to them"
+        )
 
 
 def find_compiler() -> list[str]:
@@ -159,7 +189,7 @@ def find_compiler() -> list[str]:
 def source_hash() -> str:
     """Identifies the source."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCE.iterdir()):
+    for path in sorted(path for path in SOURCE.iterdir() if path.is_file()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -210,6 +240,7 @@ def _run(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["(no message)"]
+        told = done.stderr.splitlines()  # the linker's own words come before the compiler's
+        lines = [line for line in told if "error" in line or "ld: " in line] or ["(no message)"]
         raise BuildError(f"{command[0]} failed with status {done.returncode}: {lines[0]}")
     return done.stdout

@@ -156,7 +156,7 @@ def _moments(norm: StepBatchNorm, steps: range, span: Span) -> tuple[Tensor, Ten
         rows, known = (list(part) for part in zip(*learned, strict=True))
         moments[rows, 0] = norm.running_mean[known]
         moments[rows, 1] = (norm.running_var[known] + EPSILON).rsqrt()
-    return moments, torch.tensor(measured, dtype=torch.uint8)
+    return moments, torch.tensor(measured, dtype=torch.uint8, device="cpu")
 
 
 def _learn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 SEEDS_OF_TEST, SEEDS_OF_FOLD = 5, 3
 trial_option = option("--trial", type=click.IntRange(min=0), help="Another trial than the best.")
+name_option = click.option(
+    "--name", help="Name of the new study; none: that of the search, and what is done."
+)
 carrying_options = together(
     workers_option, device_option, backend_option, output_option, mongo_option, json_option
 )
@@ -41,8 +45,12 @@ carrying_options = together(
 @study_or_file_argument
 @option("--best", type=click.IntRange(min=2), default=5, help="How many settings.")
 @option("--seeds", type=click.IntRange(min=2), default=3, help="Trainings of each.")
+@name_option
 @carrying_options
-def rank(study: str, best: int, seeds: int, mongo: str | None, as_json: bool, **where: Any) -> None:
+def rank(
+    study: str, best: int, seeds: int, name: str | None, mongo: str | None, as_json: bool,
+    **where: Any,
+) -> None:  # fmt: skip
     """Train a search's best settings again with other seeds, on the same people.
 
     The best of many trials is partly the luckiest. The trainings are trials of a new study,
@@ -53,7 +61,7 @@ def rank(study: str, best: int, seeds: int, mongo: str | None, as_json: bool, **
     with opened(mongo) as store:
         with mistakes():
             data = _search(store, study)
-            spec = ranking_spec(data, count=best, seeds=seeds)
+            spec = _named(ranking_spec(data, count=best, seeds=seeds), name)
         _say_cost(spec, data, data.best)
         _train(store, spec, as_json, mongo=mongo, **where)
 
@@ -64,10 +72,11 @@ def rank(study: str, best: int, seeds: int, mongo: str | None, as_json: bool, **
               help="Train with this changed; may be repeated.")  # fmt: skip
 @option("--seeds", type=click.IntRange(min=2), default=3, help="Trainings of each.")
 @trial_option
+@name_option
 @carrying_options
 def ablate(
-    study: str, changes: tuple[str, ...], seeds: int, trial: int | None, mongo: str | None,
-    as_json: bool, **where: Any,
+    study: str, changes: tuple[str, ...], seeds: int, trial: int | None, name: str | None,
+    mongo: str | None, as_json: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Train a search's winner with one thing changed at a time, on the same people.
 
@@ -81,7 +90,7 @@ def ablate(
         with mistakes():
             data = _search(store, study)
             chosen = winner(data, trial)
-            spec = ablation_spec(data, chosen, changes, seeds=seeds, say=_say)
+            spec = _named(ablation_spec(data, chosen, changes, seeds=seeds, say=_say), name)
         _say_cost(spec, data, chosen)
         _train(store, spec, as_json, mongo=mongo, **where)
 
@@ -100,10 +109,11 @@ def ablate(
     help="Cross-validate over all people; none: judge on the test people.",
 )
 @trial_option
+@name_option
 @carrying_options
 def final(
-    study: str, seeds: int | None, folds: int | None, trial: int | None, mongo: str | None,
-    as_json: bool, **where: Any,
+    study: str, seeds: int | None, folds: int | None, trial: int | None, name: str | None,
+    mongo: str | None, as_json: bool, **where: Any,
 ) -> None:  # fmt: skip
     """Train a finished search's winner again and judge it on people it never used.
 
@@ -118,7 +128,7 @@ def final(
             data = _search(store, study)
             chosen = finals.winner(data, trial)
             count = seeds or (SEEDS_OF_FOLD if folds else SEEDS_OF_TEST)
-            spec = finals.final_spec(data, chosen, seeds=count, folds=folds)
+            spec = _named(finals.final_spec(data, chosen, seeds=count, folds=folds), name)
             _check_people(spec, folds)
         if chosen.params.get("keep") != "last":
             _say(f"Study {data.study.name} chose by each trial's best epoch, a final judges the "
@@ -177,6 +187,20 @@ def _search(store: TrialStore, study: str) -> StudyData:
     return data
 
 
+def _named(spec: StudySpec, name: str | None) -> StudySpec:
+    """Under the name that the user gave, if any.
+
+    Raises:
+        ValueError: If it can be no study's.
+    """
+    if name is None:
+        return spec
+    from trials.study import check_study_name
+
+    check_study_name(name)
+    return dataclasses.replace(spec, name=name)
+
+
 def _check_people(spec: StudySpec, folds: int | None) -> None:
     """Refuse folds that the data are too small for, before trials fail over it.
 
@@ -217,18 +241,19 @@ def _train(
     Raises:
         click.ClickException: If no training came to an end.
     """
+    from search.ending import commonest_failure
     from search.source import from_store
     from trials.devices import detect_slots
     from trials.trial import TrialState
 
     detect_slots(device=where["device"])
     made = store.create_study(spec)
-    carry_out(store, made, output / made.name, ahead=None, **where)
+    carry_out(store, made, output / made.name, ahead=None, aside=as_json, **where)
     done = from_store(store, made.name)
     _show([done], as_json)
     if not any(trial.state is TrialState.COMPLETE for trial in done.trials):
         raise click.ClickException(
-            f"study {made.name} has no COMPLETE trial; see larnn-search trials {made.name}"
+            f"study {made.name} has no COMPLETE trial{commonest_failure(made.name, done.trials)}"
         )
 
 

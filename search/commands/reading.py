@@ -6,6 +6,7 @@ The trials of an exported file are looked at as those of the database.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from search.options import (
     study_argument,
     study_or_file_argument,
 )
+from search.text import visible
 from trials.trial import TrialState
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def show(study: str, number: int, mongo: str | None, as_json: bool) -> None:
 @number_argument
 @mongo_option
 def logs(study: str, number: int, mongo: str | None) -> None:
-    """Print what a trial's latest attempt wrote to its output."""
+    """Print what a trial's latest attempt wrote to its output; a terminal sees no control codes."""
     from trials.store import LOG
 
     with opened(mongo) as store:
@@ -138,7 +140,10 @@ def logs(study: str, number: int, mongo: str | None) -> None:
             f"trial {number} of {study} ({trial.state}) has kept no output: it is kept when an "
             "attempt ends, if there is any"
         )
-    click.echo(log.decode("utf-8", "replace"), nl=False)
+    text = log.decode("utf-8", "replace")
+    if sys.stdout.isatty():
+        text = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+    click.echo(text, nl=False)
 
 
 @click.command()

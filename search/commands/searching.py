@@ -22,6 +22,7 @@ from search.options import (
     ahead_option,
     backend_option,
     device_option,
+    given,
     is_lost,
     json_option,
     mistakes,
@@ -87,7 +88,10 @@ def run(
     with opened(mongo) as store:
         study = _launch(store, request, runs_here=True, output=output)
         folder = output / study.name
-        carry_out(store, study, folder, workers=workers, device=device, ahead=ahead, mongo=mongo)
+        carry_out(
+            store, study, folder, workers=workers, device=device, ahead=ahead, mongo=mongo,
+            aside=as_json,
+        )  # fmt: skip
         return _show_answer(store, study.name, folder, no_test, as_json)
 
 
@@ -122,7 +126,7 @@ def launch(
                     f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
                 )
             return 0
-        feed_to_the_end(store, study, ahead=ahead, lease_s=lease)
+        feed_to_the_end(store, study, ahead=ahead, lease_s=lease, aside=as_json)
         return _show_answer(store, study.name, output / study.name, no_test, as_json)
 
 
@@ -238,17 +242,25 @@ def _launch(
     """
     from search.enqueue import add_points, complete_points
     from search.history import other_trials
-    from search.launch import Request, build_spec
+    from search.launch import Request, build_spec, spec_again
     from trials.study import StudyState
 
+    asked, known = Request(**request), {study.name: study for study in store.list_studies()}
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
     with mistakes():
-        spec = build_spec(Request(**request), lambda line: click.echo(line, err=True))
+        if asked.study in known:
+            spec = spec_again(known[asked.study].spec, asked, given(request), say)
+        else:
+            spec = build_spec(asked, say)
         points = complete_points(spec, request["enqueue"])
         if output is not None:
             make_folder(output / spec.name)
         if runs_here:
             _check_objective(spec.objective)
-        if spec.name not in {study.name for study in store.list_studies()}:
+        if spec.name not in known:
             other_trials(store, spec)
         study = store.create_study(spec)
         add_points(store, study, points)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from urllib.parse import quote
 
 import click
 
@@ -45,7 +46,7 @@ def dashboard(port: int, allow_control: bool, mongo: str | None) -> None:
         with opened(mongo) as store:
             app = make_app(store, token=token, port=port, may_control=allow_control)
             config = uvicorn.Config(app, log_level="warning", access_log=False)
-            click.echo(f"http://{ADDRESS}:{port}/?token={token}")
+            click.echo(f"http://{ADDRESS}:{port}/?token={quote(token, safe='')}")
             # uvicorn raises the signal that ended it again; here it is done with then, so that the
             # store is closed and its server, if it is our own, stopped.
             with noting_signals():

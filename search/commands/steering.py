@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 
 import click
@@ -45,13 +46,22 @@ def stop(study: str, mongo: str | None) -> None:
     _change(study, mongo, StudyState.STOPPING, "stopping after the running trials")
 
 
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
 @click.command()
 @study_argument
 @click.argument("number", type=click.IntRange(min=0), required=False)
+@yes_option
 @mongo_option
-def cancel(study: str, number: int | None, mongo: str | None) -> None:
-    """End a study, or one of its trials, at once and without checkpoints."""
+def cancel(study: str, number: int | None, yes: bool, mongo: str | None) -> None:
+    """End a study for good, or one of its trials, at once and without checkpoints.
+
+    A study that was told to `stop` can be resumed, a cancelled one cannot. On a terminal it asks.
+    """
     if number is None:
+        if not yes and sys.stdin.isatty():
+            _confirm(study, f"Cancel all of study {study}, for good?")
         _change(study, mongo, StudyState.CANCELLED, "cancelled")
         return
     with opened(mongo) as store:
@@ -74,7 +84,7 @@ def retry(study: str, number: int, mongo: str | None) -> None:
 
 @click.command()
 @study_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @mongo_option
 def delete(study: str, yes: bool, mongo: str | None) -> None:
     """Remove a study with its trials, weights and logs, for good."""
@@ -82,11 +92,27 @@ def delete(study: str, yes: bool, mongo: str | None) -> None:
         trials = 0
         with suppress(*UNREADABLE):  # without trials it is read; deleted it can be all the same
             trials = sum(store.counts(study).values())
-        asked = f"Delete study {study} and its {trials} trials?"
-        if not (yes or click.confirm(asked)):
-            raise click.ClickException(f"study {study} is left as it is")
+        if not yes:
+            _confirm(study, f"Delete study {study} and its {trials} trials?")
         store.delete_study(study)
     click.echo(f"Study {study} is deleted.")
 
 
 COMMANDS = (pause, resume, stop, cancel, retry, delete)
+
+
+def _confirm(study: str, question: str) -> None:
+    """Go on only if the user says yes.
+
+    Raises:
+        click.UsageError: If there is nobody to ask.
+        click.ClickException: If he says no.
+    """
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        raise click.UsageError("nobody is there to be asked: confirm with --yes") from None
+    if not agreed:
+        raise click.ClickException(f"study {study} is left as it is")

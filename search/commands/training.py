@@ -20,6 +20,7 @@ from search.options import (
     mongo_option,
     option,
     read_fix,
+    typed,
     writing,
 )
 
@@ -39,7 +40,7 @@ STOPPED = 130
     nargs=2,
     type=(str, click.IntRange(min=0)),
     metavar="STUDY|FILE.jsonl NUMBER",
-    help="Start from a trial's settings and seed.",
+    help="Start from a trial's settings and seed; of those below, only what is typed changes them.",
 )
 @option("--data", help="Data set; see `datasets`.")
 @device_option
@@ -64,6 +65,11 @@ def train(
     The validation people choose the epoch; the test people are not looked at. Ctrl-C keeps a
     checkpoint in DIR, and the same command goes on from it.
     """
+    if source is not None:  # what stands elsewhere is for trainings in general
+        fix = fix if typed("fix") else ()
+        data = data if typed("data") else None
+        seed = seed if typed("seed") else None
+        threads = threads if typed("threads") else None
     fixed = read_fix(fix, "data", "seed")
     params: dict[str, Any] = {}
     requirements: Mapping[str, Any] = {}

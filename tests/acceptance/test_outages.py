@@ -96,8 +96,7 @@ def test_nothing_is_lost_though_all_are_cut_off_for_longer_than_their_leases(
         attempt_undisturbed(store)  # whoever came back first has not taken the other's trial
 
 
-@pytest.mark.timeout(480)
-def test_everybody_is_cut_off_for_a_minute_with_all_settings_as_they_come(store, proxy, tmp_path):
+def test_everybody_is_cut_off_with_all_settings_as_they_come(store, proxy, tmp_path):
     gate, done = tmp_path / "gate", [tmp_path / f"done-{i}" for i in range(2)]
     params = [{"steps": 3, "gate": str(gate), "done": str(path)} for path in done]
     add_study(store, "steps", params, max_trials=2)
@@ -127,11 +126,9 @@ def test_everybody_is_cut_off_for_a_minute_with_all_settings_as_they_come(store,
         eventually(lambda: not store.unfed_studies())  # the feeder is there to be cut off
         proxy.cut()
         gate.touch()
-        began = time.monotonic()
         eventually(lambda: all(path.exists() for path in done))  # they trained on
         eventually(lambda: "MongoDB does not answer, trying again" in said())
-        eventually(lambda: time.monotonic() > began + 60)
-        assert all(has_expired(store, number) for number in range(2))
+        eventually(lambda: all(has_expired(store, number) for number in range(2)))
         proxy.mend()
         start("newcomer", "worker", *allow)  # which knows of no outage
         attempt_undisturbed(store)

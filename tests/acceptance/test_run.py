@@ -1,5 +1,6 @@
 """`larnn-search` as a user runs it: real server, real workers, real data, real signals."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import time
 import pytest
 
 from tests.acceptance.documents import ROOT
-from tests.trials_tests.working import eventually, promised
+from tests.acceptance.worker_process import search_process
+from tests.trials_tests.objectives import HERE
+from tests.trials_tests.working import children, eventually, is_alive, promised
 from trials.mongo_store import MongoStore
 from trials.trial import TrialState
 
@@ -42,6 +45,13 @@ def read(*arguments):
     return json.loads(larnn_search(*arguments, "--json").stdout)
 
 
+@pytest.fixture
+def server():
+    """The private server, kept up between commands; its address."""
+    yield larnn_search("mongo", "start").stdout.strip()
+    larnn_search("mongo", "stop")
+
+
 def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
     arguments = ["run", "--preset", "quick", "--study", "first", "--max-trials", "4", *SMALL]
     done = larnn_search(*arguments, "--json")
@@ -61,6 +71,7 @@ def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
     assert read("trials", "first") == trials
 
 
+@pytest.mark.usefixtures("server")
 def test_a_search_without_a_look_then_its_ranking_ablation_and_final(tmp_path):
     arguments = ["run", "--preset", "quick", "--study", "first", "--max-trials", "3", *SMALL]
     said = larnn_search(*arguments, "--pruner", "none", "--no-test", "--json")
@@ -103,20 +114,22 @@ def test_a_search_without_a_look_then_its_ranking_ablation_and_final(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_same_command_resumes(number, status):
+def test_a_signal_saves_and_the_same_command_resumes(number, status, server):
     arguments = ["run", "--preset", "quick", "--study", "cut", "--max-trials", "24", *SMALL]
-    uri = larnn_search("mongo", "start").stdout.strip()
-    with MongoStore(uri, "larnn_search") as store:  # quicker to ask than the command line is
+    with contextlib.ExitStack() as stack:
         process = subprocess.Popen(
             command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
+        stack.callback(process.kill)
+        # Quicker to ask than the command line is.
+        store = stack.enter_context(MongoStore(server, "larnn_search"))
         eventually(store.list_studies)
         eventually(lambda: store.counts("cut")[TrialState.COMPLETE])
-    told = time.monotonic()
-    os.killpg(process.pid, number)
-    said, _ = process.communicate(timeout=60)
-    assert time.monotonic() - told < promised(5)
+        told = time.monotonic()
+        os.killpg(process.pid, number)
+        said, _ = process.communicate(timeout=60)
+        assert time.monotonic() - told < promised(5)
     assert process.returncode == status
     assert said.endswith(b"larnn-search: stopped; the same command goes on where it left off\n")
     after = read("trials", "cut")
@@ -129,12 +142,10 @@ def test_a_signal_saves_and_the_same_command_resumes(number, status):
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 24
     for before in finished:
         assert trials[before["number"]] == before
-    larnn_search("mongo", "stop")
 
 
-def test_launch_in_one_shell_and_workers_in_another(monkeypatch):
-    uri = larnn_search("mongo", "start").stdout.strip()
-    monkeypatch.setenv("LARNN_MONGO_URI", uri)
+def test_launch_in_one_shell_and_workers_in_another(monkeypatch, server):
+    monkeypatch.setenv("LARNN_MONGO_URI", server)
     with subprocess.Popen(
         command("launch", "--preset", "quick", "--study", "spread", "--max-trials", "3", *SMALL),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -147,17 +158,38 @@ def test_launch_in_one_shell_and_workers_in_another(monkeypatch):
             assert worker.wait(timeout=30) == 0
     assert launcher.returncode == 0, said
     assert read("status", "spread")["counts"]["COMPLETE"] == 3
-    monkeypatch.delenv("LARNN_MONGO_URI")
-    larnn_search("mongo", "stop")
+
+
+def own_objective(name, folder):
+    """Arguments of a search by one of the tests' objectives."""
+    (folder / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
+    return ["--objective", f"{HERE}:{name}", "--space", str(folder / "line.toml")]
+
+
+def test_workers_of_a_killed_search_end_with_all_that_they_started(tmp_path, server):
+    gate = ["--fix", "steps=2", "--fix", f"gate={tmp_path / 'gate'}"]
+    arguments = ["--study", "s", "--workers", "2", "--max-trials", "2"]
+    arguments += [*own_objective("steps", tmp_path), *gate]
+    with (
+        MongoStore(server, "larnn_search") as store,
+        search_process(server, tmp_path, "run", *arguments) as process,
+    ):
+        eventually(store.list_studies)
+        eventually(lambda: sum(bool(trial.reports) for trial in store.list_trials("s")) == 2)
+        workers = children(process.pid)
+        started = [pid for worker in workers for pid in children(worker)]
+        assert len(started) >= len(workers) > 0
+        process.kill()
+        eventually(lambda: not any(is_alive(pid) for pid in (*workers, *started)))
+        assert store.counts("s")[TrialState.WAITING] == 2
 
 
 def test_workers_of_a_search_share_the_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-7f")
-    (tmp_path / "gpus.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     meeting = tmp_path / "meeting"
     meeting.mkdir()
-    own = ["--objective", "tests.trials_tests.objectives:meets", "--space", "gpus.toml"]
+    own = own_objective("meets", tmp_path)
     fixed = ["--fix", f"folder={meeting}", "--fix", "gpus=2"]
     larnn_search("run", "--study", "s", "--max-trials", "4", "--pruner", "none", *own, *fixed)
     assert sorted(path.name for path in meeting.iterdir()) == ["0", "GPU-7f"]

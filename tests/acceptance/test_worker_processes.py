@@ -20,7 +20,6 @@ from tests.trials_tests.working import (
     is_alive,
     promised,
 )
-from trials.embedded import embedded_server
 from trials.mongo_store import MongoStore
 from trials.store import CHECKPOINT, HEARTBEAT_SECONDS, LEASE_SECONDS, NewTrial
 from trials.study import StudyState
@@ -28,12 +27,6 @@ from trials.trial import FailureKind, TrialState
 
 pytestmark = pytest.mark.mongo
 SHORT_LEASE = {"lease_s": 1.5, "heartbeat_s": 0.3}
-
-
-@pytest.fixture(scope="module")
-def mongo_uri(tmp_path_factory):
-    with embedded_server(tmp_path_factory.mktemp("mongo")) as uri:
-        yield uri
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def run(folder, seconds, max_trials, seed, say=lambda line: None):
         _storm(service, storm, observer, seconds, say)
         storm.mend(all_of_it=True)
         say("the storm is over")
-        eventually(lambda: _all_over(service, observer), STUCK_SECONDS, LOOK_SECONDS)
+        eventually(lambda: _all_over(service, observer), STUCK_SECONDS)
         assert service.leave() == [0] * 8, service.log.read_text()[-3000:]
         assert service.running() == []
         store.sweep_blobs()

@@ -190,6 +190,17 @@ def test_a_slurm_task_works_on_its_cores(slurm: dict[str, str]) -> None:
     assert f"LARNN_MONGO_URI={slurm['LARNN_MONGO_URI']}" in words
 
 
+def test_a_slurm_task_sees_the_certificate_that_its_address_names(slurm: dict[str, str]) -> None:
+    words = run_slurm(
+        slurm | {"LARNN_MONGO_CA": "/home/me/.larnn/mongo_ca.pem"}
+    ).stdout.splitlines()
+    secret = slurm["LARNN_MONGO_PASSWORD_FILE"]
+    assert [words[at + 1] for at, word in enumerate(words) if word == "--bind"] == [
+        f"{secret}:{secret}:ro",
+        "/home/me/.larnn/mongo_ca.pem:/run/secrets/mongo_ca:ro",
+    ]
+
+
 def test_a_slurm_task_works_on_its_gpus(slurm: dict[str, str]) -> None:
     words = run_slurm(slurm | {"SLURM_JOB_GPUS": "0,1"}).stdout.splitlines()
     assert words[-5:] == ["--nv", slurm["LARNN_IMAGE"], "worker", "--slots", "auto"]

@@ -47,7 +47,7 @@ def resident():
 
 def test_a_thousand_steps_leak_nothing():
     layer = make_layer(2, norm="batch", layers=1)
-    x = torch.randn(40, 16, 3)
+    x = torch.randn(10, 64, 3)
 
     def train(steps):
         for _ in range(steps):
@@ -56,7 +56,7 @@ def test_a_thousand_steps_leak_nothing():
     train(50)
     before = resident()
     train(1000)
-    saved = 40 * 16 * layer.hidden_size * 10 * 8
+    saved = 10 * 64 * layer.hidden_size * 10 * 8
     assert resident() - before < 100 * saved  # each step saves so much; a leak keeps 1,000 of them
 
 
@@ -123,8 +123,8 @@ def test_frozen_weights_still_pass_gradients_on(backend):
 
 def test_released_memory_goes_back_to_the_system():
     layer = make_layer(2, layers=1)
-    saved = 10_000 * 16 * layer.hidden_size * 10 * 8
-    layer(torch.randn(10_000, 16, 3))[0].sum().backward()
+    saved = 500 * 320 * layer.hidden_size * 10 * 8
+    layer(torch.randn(500, 320, 3))[0].sum().backward()
     before = resident()
     release_memory()
     assert before - resident() > saved / 2

@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -68,12 +67,10 @@ def test_validation_people_are_the_five_of_closest_class_balance(recordings):
     assert tuple(pool[i] for i in choices[distance.argmin()]) == har.VALIDATION_PEOPLE
 
 
-def test_a_second_load_reads_the_cache_fast(recordings, cache_dir, monkeypatch):
+def test_a_second_load_reads_the_cache(recordings, cache_dir, monkeypatch):
     monkeypatch.setenv("LARNN_CACHE_DIR", str(cache_dir))
     monkeypatch.setattr(har, "build", lambda: pytest.fail("the cache was not used"))
-    start = time.perf_counter()
     again = data.load("har", time_stride=2)
-    assert time.perf_counter() - start < 1.0
     np.testing.assert_array_equal(again.x, recordings.x[:, ::2])
     assert again.fingerprint == recordings.fingerprint
     assert again.split == recordings.split

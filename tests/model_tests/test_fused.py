@@ -64,7 +64,7 @@ def test_every_field_agrees_with_the_oracle(number):
     assert_same(layer, x, state, lengths)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_drawn_layers_agree_with_the_oracle(data):
     fields = data.draw(st.fixed_dictionaries({n: st.sampled_from(v) for n, v in FIELDS.items()}))
@@ -134,6 +134,20 @@ def test_gradcheck():
         return output, state.queue
 
     inputs = (torch.randn(3, 3, 2, requires_grad=True), *layer.parameters())
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("place", ["hidden", "output"])
+def test_gradcheck_with_dropout(place):
+    layer = LARNN(2, 4, num_heads=2, window_size=2, norm="layer", dropout=0.3, dropout_on=place)
+
+    def run(x, *_):
+        torch.manual_seed(5)  # drops the same values in every call
+        output, state = layer(x, lengths=torch.tensor([4, 2, 3]))
+        return output, state.hidden, state.queue
+
+    inputs = (torch.randn(4, 3, 2, requires_grad=True), *layer.parameters())
+    assert (run(*inputs)[0][:2] == 0).any()
     assert torch.autograd.gradcheck(run, inputs)
 
 
@@ -225,3 +239,28 @@ def test_backend_says_which_path_runs(monkeypatch):
     monkeypatch.setenv("LARNN_BACKEND", "torch")
     assert LARNN(3, 4, num_heads=2, window_size=3).backend == "torch"
     assert fused.choose_backend("fused", layer.config) == "fused"
+
+
+@pytest.mark.parametrize(
+    ("bits", "whole", "dtype"),
+    [
+        (-1, torch.int32, torch.float32),
+        (0x7FC00001, torch.int32, torch.float32),
+        (0x7FF00000000007A2, torch.int64, torch.float64),  # R's NA
+    ],
+)
+def test_a_nan_is_one_whatever_it_carries(bits, whole, dtype):
+    layer = make_layer(7, norm="none", attention_activation="tanh").to(dtype)
+    x = torch.randn(3, 9, 3, dtype=dtype)
+    x[1, 2, 0] = torch.tensor([bits], dtype=whole).view(dtype)[0]
+    output, _ = layer(x)
+    assert output[1:, 2].isnan().all()
+
+
+def test_a_default_device_does_not_reach_the_kernels_tables():
+    layer = make_layer(4, norm="batch", attention_norm="batch")
+    x = torch.randn(5, 6, 3)
+    expected, _ = layer.eval()(x)
+    with torch.device("meta"):
+        output, _ = layer(x)
+    torch.testing.assert_close(output, expected)

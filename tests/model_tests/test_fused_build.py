@@ -170,6 +170,12 @@ def test_prebuilt_copies_are_chosen_by_what_the_cpu_can(tmp_path, monkeypatch):
     assert build.find_prebuilt(best) is None
 
 
+def test_no_copies_of_x86_are_built_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
+    assert build.build_prebuilt(tmp_path / "prebuilt") == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(build.platform.machine() != "x86_64", reason="levels of x86-64")
 @pytest.mark.parametrize("level", [name for name in build.LEVELS if name != "x86-64-v4"])
 def test_narrower_vectors_compute_the_same(level, compiler, tmp_path, monkeypatch, capsys, double):
@@ -187,3 +193,29 @@ def test_narrower_vectors_compute_the_same(level, compiler, tmp_path, monkeypatc
     for norm, positions, heads in (("batch", "none", 3), ("layer", "static", 2)):
         layer = make_layer(1, norm=norm, positional_encoding=positions, heads=heads, head_size=3)
         assert_same(layer, torch.randn(4, 11, 3))
+
+
+def test_a_cached_kernel_that_was_cut_off_is_built_again(tmp_path, monkeypatch, compiler):
+    monkeypatch.setenv("LARNN_CACHE_DIR", str(tmp_path))
+    path = build.build_native()
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    build.load_library.cache_clear()
+    build.load_library()
+    assert len(path.read_bytes()) == len(whole)
+
+
+def test_no_code_is_loaded_from_a_folder_that_is_open_to_others(tmp_path, monkeypatch, compiler):
+    monkeypatch.setenv("LARNN_CACHE_DIR", str(tmp_path))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels").chmod(0o777)
+    with pytest.raises(build.BuildError, match="open to other users"):
+        build.build_native()
+
+
+def test_a_compilers_arguments_make_another_kernel(tmp_path, monkeypatch, compiler):
+    monkeypatch.setenv("LARNN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(build, "_compile", lambda _compiler, _flags, path: path.touch())
+    plain = build.build_native()
+    monkeypatch.setenv("CXX", f"{compiler} -O0")
+    assert build.build_native() != plain

@@ -447,6 +447,8 @@ def test_other_types_than_the_parameters_are_refused(backend, request):
             layer(x, other)
     with pytest.raises(ValueError, match=r"^state.steps must be torch\.int64 .*got torch\.float64"):
         layer(x, LARNNState(*(part.double() for part in state)))
+    with pytest.raises(ValueError, match=r"^state.steps must not be negative, got -1"):
+        layer(x, state._replace(steps=torch.full_like(state.steps, -1)))
     with pytest.raises(ValueError, match=r"x must be torch\.float64 on cpu.* got torch\.int64"):
         layer(torch.ones(4, 2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="on meta"):
@@ -461,6 +463,17 @@ def test_autocast_takes_mixed_types():
         found, _ = layer(x.bfloat16())
         layer(x, LARNNState(state.hidden.bfloat16(), state.queue.bfloat16(), state.steps))
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_autocast_gradients_are_those_of_float32_but_for_rounding():
+    layer = make_layer().float()
+    x = torch.randn(6, 8, 3, dtype=torch.float32)
+    expected = torch.autograd.grad(layer(x)[0].square().sum(), layer.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(layer(x)[0].float().square().sum(), layer.parameters())
+    off = sum((a - b).square().sum() for a, b in zip(found, expected, strict=True))
+    whole = sum(value.square().sum() for value in expected)
+    assert (off / whole).sqrt() < 0.05
 
 
 @pytest.mark.parametrize("backend", ["torch", "fused"])

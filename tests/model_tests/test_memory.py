@@ -1,7 +1,9 @@
 """The pool of memory that calls hand on to each other."""
 
+import errno
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +31,21 @@ def test_a_block_that_is_too_small_gives_way():
         address = block.data_ptr()
         del block
     assert pool.take(5).data_ptr() == address  # one was in use at a time: there is one, the largest
+
+
+def test_want_of_memory_is_one_and_free_blocks_are_given_up_first(monkeypatch):
+    pool, asked = Pool(), []
+    held = [pool.take(size) for size in (30, 40)]
+    del held
+
+    def refuse(size):
+        asked.append((size, len(pool._free)))
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("model.memory._map", refuse)
+    with pytest.raises(MemoryError, match="no memory for 1 MB"):
+        pool.take(2**20)
+    assert asked == [(2**20, 1), (2**20, 0)]
 
 
 @given(sizes=st.lists(st.integers(1, 500), max_size=30), seed=st.integers(0, 99))

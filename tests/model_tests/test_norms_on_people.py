@@ -23,19 +23,11 @@ def people():
     ).every(4)
 
 
-@pytest.mark.parametrize(
-    ("norm", "attention_norm"),
-    [
-        ("none", "none"),
-        ("layer", "none"),
-        ("layer", "layer"),
-        ("batch", "none"),
-        ("batch", "batch"),
-    ],
-)
-def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(norm, attention_norm, people):
+# Without batch norm both modes compute the same: test_norm_honesty.py.
+@pytest.mark.parametrize("attention_norm", ["none", "batch"])
+def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(attention_norm, people):
     config = TrialConfig.from_params(
-        {"norm": norm, "attention_norm": attention_norm, "num_layers": 2, "epochs": 4,
+        {"norm": "batch", "attention_norm": attention_norm, "num_layers": 2, "epochs": 4,
          "batch_size": 32, "learning_rate": 0.01, "time_stride": 4}
     )  # fmt: skip
     weights = fit(config, people, device="cpu", threads=1).weights
@@ -48,10 +40,9 @@ def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(norm, attent
     in_training = logits.argmax(1).eq(part.y).double().mean().item()
     assert in_training > 0.75  # chance: 0.19
     assert evaluated == pytest.approx(in_training, abs=0.01)
-    layers = [layer for layer in trained.model.modules() if isinstance(layer, StepBatchNorm)]
-    assert bool(layers) == (norm == "batch")
-    for layer in layers:  # without what it learned, batch norm would be lost
-        layer.running_mean.zero_()
-        layer.running_var.fill_(1.0)
+    for layer in trained.model.modules():  # without what it learned, batch norm would be lost
+        if isinstance(layer, StepBatchNorm):
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1.0)
     forgetful = part.logits(trained.model).argmax(1).eq(part.y).double().mean().item()
-    assert (forgetful < in_training - 0.05) == (norm == "batch")
+    assert forgetful < in_training - 0.05

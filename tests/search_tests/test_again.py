@@ -4,6 +4,7 @@ import dataclasses
 import re
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
 from model.config import TrialConfig
@@ -39,8 +40,14 @@ def carried_out(spec, losses):
         trial = store.reserve(spec.name, "worker", "host", f"token {number}")
         loss = losses(trial.params)
         result = {"validation_accuracy": 1 - loss, "num_parameters": 9}
-        store.finish(trial.claim, Outcome(TrialState.COMPLETE, loss, result))
+        if np.isnan(loss):
+            store.finish(trial.claim, Outcome(TrialState.FAILED, failure=DIVERGED))
+        else:
+            store.finish(trial.claim, Outcome(TrialState.COMPLETE, loss, result))
     return from_store(store, spec.name)
+
+
+DIVERGED = Failure(FailureKind.NAN_LOSS, "the loss is nan", "worker", "host", 1)
 
 
 def base(params):
@@ -104,20 +111,36 @@ def test_an_ablation_changes_one_thing_at_a_time():
 
 def test_a_comparison_is_right_about_numbers_that_are_known():
     spec = ablation_spec(SEARCH, base(LARNN), ["norm=layer"], seeds=3, say=print)
-    worse = {"none": (0.1, 0.2, 0.3), "layer": (0.2, 0.4, float("nan"))}
+    worse = {"none": (0.1, 0.2, 0.3), "layer": (0.2, 0.4, 0.2)}
     found = carried_out(spec, lambda params: worse[params["norm"]][params["seed"]])
     first, second = comparison(found)
     assert (first["settings"], second["settings"]) == ("as chosen", "norm=layer")
-    assert first["loss_mean"] == pytest.approx(0.2)
-    # Student's t with 2 degrees of freedom: 4.3027 standard errors of 0.1 / sqrt(3), but no less
-    # than 0
-    assert first["loss_interval"] == pytest.approx((0, 0.2 + 0.2484), abs=1e-4)
-    assert (first["difference_mean"], first["difference_interval"]) == (None, None)
-    assert (len(second["losses"]), second["trainings"]) == (2, 3)  # one diverged
-    assert second["difference_mean"] == pytest.approx(0.15)
-    assert second["difference_interval"] == pytest.approx((0.15 - 0.6353, 0.15 + 0.6353), abs=1e-4)
-    assert second["accuracy_mean"] == pytest.approx(0.7)
-    assert second["accuracy_interval"][1] == 1
+    assert (first["loss_mean"], second["loss_mean"]) == pytest.approx((0.2, 0.26667), rel=1e-3)
+    # In the logarithm: standard deviations 0.5555 and 0.4002, together 0.4841; Student's t with 4
+    # degrees of freedom: 2.7764; means log 0.1817 and log 0.2520.
+    reach = np.exp(2.7764 * 0.4841 / np.sqrt(3))
+    assert first["loss_interval"] == pytest.approx((0.1817 / reach, 0.1817 * reach), rel=1e-3)
+    assert second["loss_interval"] == pytest.approx((0.2520 / reach, 0.2520 * reach), rel=1e-3)
+    assert (first["ratio_mean"], first["ratio_interval"]) == (None, None)
+    assert second["ratio_mean"] == pytest.approx(0.2520 / 0.1817, rel=1e-3)
+    # of one comparison Dunnett's interval is Student's
+    reach = np.exp(2.7764 * 0.4841 * np.sqrt(2 / 3))
+    assert second["ratio_interval"] == pytest.approx(
+        (0.2520 / 0.1817 / reach, 0.2520 / 0.1817 * reach), rel=0.01
+    )
+    # standard deviations 0.1 and 0.1155, together 0.1080
+    assert second["accuracy_interval"] == pytest.approx((0.5602, 0.9065), abs=1e-4)
+
+
+def test_settings_that_diverged_with_some_seed_have_no_mean_of_the_others():
+    spec = ablation_spec(SEARCH, base(LARNN), ["norm=layer", "norm=batch"], seeds=2, say=print)
+    losses = {"none": (0.1, 0.2), "layer": (0.1, float("nan")), "batch": (0.3, 0.4)}
+    found = carried_out(spec, lambda params: losses[params["norm"]][params["seed"]])
+    rows = comparison(found)
+    assert [row["diverged"] for row in rows] == [0, 1, 0]
+    assert rows[1]["losses"] == [0.1]
+    assert rows[1]["loss_mean"] is rows[1]["ratio_interval"] is None
+    assert rows[2]["ratio_interval"][0] < 1 < rows[2]["ratio_mean"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +200,10 @@ def ended(larnn, tmp_path, monkeypatch):
 )
 def test_trainings_that_all_fail_are_a_failure(command, made, ended):
     told = ended(command, lambda number: False, status=1)
-    assert told.endswith(f"study {made} has no COMPLETE trial; see larnn-search trials {made}\n")
+    assert f"study {made} has no COMPLETE trial, " in told
+    assert told.endswith(
+        f" of them with out of memory: used 3.1 GB of 3 GB; see `larnn-search show {made} 0`\n"
+    )
 
 
 def test_a_final_with_one_failure_has_a_result(ended):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
@@ -225,7 +226,11 @@ def finished(database):
     ("arguments", "status", "words"),
     [
         (["run", "--study", "s", *OWN[:2], "--space", "other.toml"], 2, "other settings: space"),
-        (["run", "--study", "s", *OWN, "--fix", "data=mine"], 2, 'fixed is {}, asked for {"data"'),
+        (
+            ["run", "--study", "s", *OWN, "--fix", "data=mine"],
+            2,
+            'fixed.data is absent, asked for "mine"',
+        ),
         (["run", "--study", "s", *OWN, "--seed", "1"], 2, "seed is 0, asked for 1"),
         (["run", "--study", "s"], 2, "exists with other settings: objective is"),
         (["status", "t"], 2, "no study is named 't'; there are s"),
@@ -256,11 +261,11 @@ def test_other_data_than_a_study_had_are_refused(folder, database, complaint, la
     np.savez(folder / "other.npz", **arrays())
     study = ["launch", "--study", "d", "--no-wait", "--data"]
     larnn(*study, "npz:mine.npz")
-    assert '"data": "npz:other.npz"' in complaint([*study, "npz:other.npz"], 2)
+    assert 'asked for "npz:other.npz". Take' in complaint([*study, "npz:other.npz"], 2)
     assert len(database.list_studies()) == 1
     np.savez(folder / "mine.npz", **{**arrays(), "x": arrays()["x"] + 1})
     line = complaint([*study, "npz:mine.npz"], 2)
-    assert 'requirements is {"data_fingerprint": "' in line
+    assert "exists with other settings: its data are other ones. Take" in line
     assert len(database.list_studies()) == 1
 
 
@@ -269,11 +274,31 @@ def interrupted(*_, **__):
 
 
 @pytest.mark.mongo
+def test_what_is_not_said_stays_as_it_was(finished, larnn):
+    larnn("launch", "--study", "s", *OWN, "--no-wait", "--max-trials", "500", "--timeout", "900")
+    larnn("launch", "--study", "s", *OWN, "--no-wait", "--priority", "3")
+    spec = finished.get_study("s").spec
+    assert (spec.max_trials, spec.timeout_s, spec.priority) == (500, 900, 3)
+
+
+@pytest.mark.mongo
+def test_nothing_of_a_study_goes_for_good_without_a_yes(finished, monkeypatch, complaint, larnn):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert "confirm with --yes" in complaint(["delete", "s"], 2)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda text: "for good" not in text)
+    assert "is left as it is" in complaint(["cancel", "s"], 1)
+    assert finished.get_study("s").state is StudyState.ACTIVE
+    larnn("cancel", "s", "--yes")
+    assert finished.get_study("s").state is StudyState.CANCELLED
+
+
+@pytest.mark.mongo
 def test_ctrl_c_says_how_to_go_on_where_something_does(finished, monkeypatch, complaint):
     monkeypatch.setattr("search.following._follow", interrupted)
     monkeypatch.setattr("search.commands.reading._watch", interrupted)
     line = complaint(["launch", "--study", "s", *OWN, "--pruner", "none"], 130)
-    assert line.endswith("stopped; the same command goes on where it left off")
+    assert line.endswith("left; study s goes on, `larnn-search stop s` ends it")
     assert complaint(["status", "s", "--watch"], 130).endswith(": stopped")
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from search.compare import compare
+from search.compare import compare, unlike
 from search.launch import DEFAULT_OBJECTIVE
 from search.screens import print_comparison
 from search.source import StudyData, from_file
@@ -54,6 +54,27 @@ def test_searches_that_may_end_without_a_result_have_no_upper_end(capsys):
     assert rows[0]["expected_interval"] == (0.2, None)
     print_comparison(rows)
     assert "none]" in capsys.readouterr().out
+
+
+def test_the_best_of_the_first_trials_is_of_those_that_ended_first():
+    small, large = data(20), data(60)
+    (_, row) = compare([small, large])
+    ended = sorted(large.trials, key=lambda trial: trial.finished_at)[:20]
+    assert row["loss_in_budget"] == min(t.loss for t in ended if t.state == "COMPLETE")
+
+
+def test_studies_whose_losses_mean_something_else_are_named(capsys):
+    other = sample_study()
+    spec = dataclasses.replace(other.spec, fixed={**other.spec.fixed, "epochs": 20, "keep": "last"})
+    other = StudyData(dataclasses.replace(other, spec=spec), tuple(sample_trials()))
+    rows = compare([data(), other])
+    assert unlike(rows) == {
+        "epochs": [rows[0]["conditions"]["epochs"], 20],
+        "keep": ["best", "last"],
+    }
+    print_comparison(rows)
+    assert "Losses do not compare, the studies differ: epochs" in capsys.readouterr().out
+    assert unlike(compare([data(), data(20)])) == {}
 
 
 def test_more_trials_alone_do_not_make_a_study_better():

@@ -14,6 +14,7 @@ import pytest
 from search.feeder import Feeder
 from search.feeding import feed_all
 from search.parameter import Parameter
+from search.ranking import ranked
 from search.space import Space
 from search.suggest import Suggester
 from trials.errors import StoreUnavailableError, StudyNotFoundError
@@ -269,7 +270,9 @@ def test_timeout_lets_running_trials_finish_and_drops_waiting_ones() -> None:
     bench.finish(trial)
     assert not bench.step()
     assert bench.counts() == {COMPLETE: 1, TrialState.CANCELLED: 2}
-    assert message(bench) == "stopped after its timeout of 60 s"
+    assert (
+        message(bench) == "stopped 60 s after it was created, its --timeout; a larger one goes on"
+    )
 
 
 def test_the_pace_goes_by_a_clock_that_nobody_sets() -> None:
@@ -288,7 +291,9 @@ def test_a_timeout_goes_by_the_stores_clock(ahead_s: float) -> None:
         assert state(bench) is StudyState.ACTIVE
     bench.clock.advance(65)
     bench.step()
-    assert message(bench) == "stopped after its timeout of 600 s"
+    assert (
+        message(bench) == "stopped 600 s after it was created, its --timeout; a larger one goes on"
+    )
 
 
 def test_until_loss_and_patience_end_a_study() -> None:
@@ -615,6 +620,31 @@ def test_weights_of_all_but_the_best_and_of_unfinished_trials_are_dropped() -> N
     kept = [n for n in range(number) if bench.store.load_blob("s", n, WEIGHTS) is not None]
     best = sorted(range(20), key=lambda n: n * 7 % 20)[:5]
     assert kept == sorted(best)
+
+
+def test_a_grid_keeps_the_weights_of_settings_that_win_by_their_mean() -> None:
+    rows = (
+        Parameter("rate", "choice", choices=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+        Parameter("seed", "choice", choices=(0, 1, 2)),
+    )
+    store = MemoryStore()
+    space = Space("grid", rows).to_dict()
+    store.create_study(StudySpec("s", "m:f", space, algorithm="grid", max_trials=18))
+    feeder = Feeder(store, "s", ahead=0)
+    for n in range(18):
+        feeder.step()
+        trial = store.reserve("s", "w", "host", f"c{n}")
+        assert trial is not None
+        store.save_blob(trial.claim, WEIGHTS, b"w")
+        # 0.6 has the worst first seed of all, and the least mean.
+        rate, seed = trial.params["rate"], trial.params["seed"]
+        loss = {0: 9.0, 1: 0.1, 2: 0.1}[seed] if rate == 0.6 else 4.0 + rate
+        store.finish(trial.claim, Outcome(COMPLETE, loss))
+    assert not feeder.step()
+    best = ranked(store.get_study("s"), store.list_trials("s"))
+    assert (best[0].trial.params["rate"], best[0].trial.loss) == (0.6, 9.0)
+    kept = [n for n in range(18) if store.load_blob("s", n, WEIGHTS) is not None]
+    assert kept == sorted(one.trial.number for one in best[:5])
 
 
 class Counting(MemoryStore):

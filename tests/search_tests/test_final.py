@@ -220,6 +220,7 @@ def judged(name, people, *, models=((0.0,), (0.0,)), choosers=(), kind="folds"):
             trials.append(dataclasses.replace(
                 BEST, number=len(trials), params=params, result=result, reports=(), **end
             ))  # fmt: skip
+    spec = dataclasses.replace(spec, max_trials=len(trials))
     return StudyData(dataclasses.replace(STUDY, spec=spec), tuple(trials))
 
 
@@ -319,6 +320,7 @@ def test_trainings_without_a_result_are_counted_and_not_averaged():
     row = told["studies"]["larnn"]
     assert (row["test_trainings"], row["test_diverged"], row["test_failed"]) == (3, 1, 0)
     assert len(row["test_accuracies"]) == 2
+    assert (row["test_ended"], row["test_interval"]) == (2, None)  # what is left flatters it
     row = summary([judged("larnn", PEOPLE, models=((None, None),), kind="test")])["studies"][
         "larnn"
     ]

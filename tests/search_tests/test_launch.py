@@ -1,9 +1,11 @@
 """What a user asks for on the command line becomes one study: who wins over whom."""
 
+import dataclasses
+
 import pytest
 
 from search import launch, pool
-from search.launch import Request, build_spec
+from search.launch import Request, build_spec, spec_again
 from search.options import memory_size
 from search.presets import PRESETS
 from search.space import Space
@@ -71,6 +73,35 @@ def test_a_space_may_search_what_the_preset_pins(tmp_path):
     said = Space.from_dict(spec_of(space=own, epochs=2).space)
     assert [row.name for row in said.rows] == ["batch_size", "time_stride"]
     assert said.fixed == {"epochs": 2}
+
+
+def test_a_study_goes_on_as_it_was_where_nothing_else_is_said():
+    old = spec_of(preset="quick", fix=("dropout=0.1",), max_trials=60, patience=9, threads=2)
+
+    def again(given=(), **request):
+        return spec_again(old, Request("s", **request), {"study", *given}, print)
+
+    assert again() == old
+    more = again({"max_trials", "pruner"}, max_trials=80, pruner="none")
+    assert more == dataclasses.replace(old, max_trials=80, pruner={"name": "none"})
+    # Who says what a study keeps for good says it all; limits stay all the same.
+    same = again({"preset", "fix", "threads"}, preset="quick", fix=("dropout=0.1",), threads=2)
+    assert same == old
+    other = again({"preset"}, preset="quick")
+    assert other.space != old.space
+    assert (other.max_trials, other.patience) == (60, 9)
+
+
+def test_an_objective_is_never_run_because_a_database_names_it(tmp_path):
+    (tmp_path / "own.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
+    old = spec_of(objective="os:getcwd", space=str(tmp_path / "own.toml"))
+    assert spec_again(old, Request("s"), {"study"}, print).objective == launch.DEFAULT_OBJECTIVE
+
+
+def test_a_grid_goes_on_within_its_size(tmp_path):
+    (tmp_path / "own.toml").write_text('[num_layers]\ntype = "int"\nlow = 1\nhigh = 3\n')
+    old = spec_of(space=str(tmp_path / "own.toml"), algorithm="grid", max_trials=2)
+    assert spec_again(old, Request("s", max_trials=9), {"max_trials"}, print).max_trials == 3
 
 
 def test_a_space_may_pin_its_data(tmp_path):

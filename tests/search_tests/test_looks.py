@@ -1,6 +1,7 @@
 """Looks at the test people: none is missing, none is there twice."""
 
 import dataclasses
+import resource
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,24 @@ def test_a_log_keeps_its_rows_and_gets_each_look_once(judged, tmp_path):
     after = log.read_text()
     assert after.startswith(before)
     assert after.removeprefix(before).count("\n") == 2
+
+
+@pytest.fixture
+def limit_of_files():
+    """Sets how large a file this process may make; undone afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_log_that_cannot_be_written_keeps_what_it_had(judged, tmp_path, limit_of_files):
+    log = tmp_path / "log.csv"
+    shutil.copy(LOG, log)
+    before = log.read_text()
+    limit_of_files(log.stat().st_size // 2)
+    with pytest.raises(ValueError, match="File too large"):
+        append(log, looks([judged]))
+    assert log.read_text() == before
 
 
 def test_the_log_has_the_look_of_the_shipped_study(tmp_path, capsys):

@@ -62,16 +62,20 @@ def plain_figure():
     return figure
 
 
+@pytest.fixture(scope="module")
+def many():
+    """A thousand trials and their reports."""
+    trials, study = sample_trials(1000), sample_study()
+    return results.trials_frame(trials, study), results.reports_frame(trials, study)
+
+
 @pytest.mark.parametrize("kind", plots.KINDS)
-def test_a_thousand_trials_draw_in_under_two_seconds(kind, tmp_path):
+def test_a_thousand_trials_draw_in_under_two_seconds(kind, many, tmp_path):
     """On a core where a plain figure takes half a second; on a slower one, in its four times."""
-    trials = sample_trials(1000)
-    frame = results.trials_frame(trials, sample_study())
-    reports = results.reports_frame(trials, sample_study())
 
     def draw():
         importance._grown.cache_clear()  # another figure of these trials may have been before
-        return plots.KINDS[kind].draw(frame, reports, SPACE)
+        return plots.KINDS[kind].draw(*many, SPACE)
 
     time_of(lambda: drawn(kind, sample_trials(30)), tmp_path)  # imports, fonts
     # The core's pace changes from second to second: once is proof.
@@ -203,6 +207,30 @@ def test_a_setting_named_like_a_column_of_trials_is_drawn_as_any_other(kind):
         told = re.sub(rf"\b{name}\b", taken, told)
     assert "\n".join(words(figure)) == told
     np.testing.assert_equal(shapes(figure), shapes(plain))
+
+
+@pytest.mark.parametrize("kind", ["importance", "interactions", "effects", "settings", "choices"])
+def test_dollars_are_no_mathematics(kind):
+    def renamed(value):
+        return "${a}_${b" if value == "residual" else value
+
+    trials = [
+        dataclasses.replace(t, params={
+            "$1^$" if name == "mode" else name: renamed(value) for name, value in t.params.items()
+        })
+        for t in sample_trials(30)
+    ]  # fmt: skip
+    rows = [
+        {**row, "name": "$1^$", "choices": list(map(renamed, row["choices"]))}
+        if row["name"] == "mode" else row
+        for row in ROWS
+    ]  # fmt: skip
+    space = {"name": "own", "rows": rows}
+    spec = dataclasses.replace(sample_study().spec, space=space)
+    frame = results.trials_frame(trials, dataclasses.replace(sample_study(), spec=spec))
+    figure = plots.KINDS[kind].draw(frame, None, Space.from_dict(space))
+    figure.draw_without_rendering()  # TeX that is none would be refused
+    assert any(r"\$1^\$" in text for text in words(figure))
 
 
 @pytest.mark.parametrize("kind", ["settings", "choices"])

@@ -166,7 +166,7 @@ def act(store: MemoryStore, event: str, trial: Trial, loss: float, token: str) -
             store.retry_trial("s", trial.number)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(events, st.integers(0, 5), losses), max_size=60))
 def test_a_feeder_publishes_the_cutoffs_of_all_curves(told: list[tuple[str, int, float]]) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)

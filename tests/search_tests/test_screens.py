@@ -66,11 +66,17 @@ def test_a_comparison_goes_on_below_with_the_studies_named_again(screen):
     rows = compare([StudyData(STUDY, tuple(sample_trials(20)))])
     (head, _, row, *_) = screen(PIPE, print_comparison, rows)
     lines = screen(80, print_comparison, rows)
-    first, second = (slice(at, at + 3) for at in (0, 3))
     for whole, at in ((head, 0), (row, 2)):
-        (name, *above), (again, *below) = cells(lines[first][at]), cells(lines[second][at])
-        assert [name, *above, *below] == cells(whole)
-        assert again == name
+        pieces = [cells(lines[first + at]) for first in (0, 3, 6)]
+        assert [pieces[0][0], *(cell for piece in pieces for cell in piece[1:])] == cells(whole)
+        assert len({piece[0] for piece in pieces}) == 1
+
+
+def test_codes_that_steer_a_terminal_are_shown(screen):
+    trial = dataclasses.replace(sample_trials(1)[0], result={"note": "a\x1b]52;c;eA==\x07\x9b2Kb"})
+    told = "\n".join(screen(PIPE, print_trial, STUDY, trial))
+    assert "a␛]52;c;eA==" in told
+    assert not {"\x1b", "\x9b"} & set(told)
 
 
 def test_text_wraps_and_what_is_wider_than_the_terminal_is_shown_all_the_same(screen):

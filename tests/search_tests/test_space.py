@@ -262,10 +262,24 @@ def test_stored_spaces_that_do_not_fit_are_refused(stored: Any) -> None:
         ("flag=true", ("flag", True)),
         ('name="7"', ("name", "7")),
         ("path=a=b", ("path", "a=b")),
+        ('name="True"', ("name", "True")),
+        ("name=1.2.3", ("name", "1.2.3")),
     ],
 )
 def test_assignments(text: str, expected: tuple[str, Any]) -> None:
     assert parse_assignment(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("flag=True", "true"), ("flag=None", "null"), ("rate=.001", "0.001"), ("n=1_000", "1000.0")],
+)
+def test_what_looks_like_a_number_or_truth_value_is_not_taken_for_text(
+    text: str, meant: str
+) -> None:
+    name = text.partition("=")[0]
+    with pytest.raises(ValueError, match=f"written as in JSON, got {text}: write {name}={meant}, "):
+        parse_assignment(text)
 
 
 @pytest.mark.parametrize("text", ["epochs", "=3", ""])

@@ -211,6 +211,15 @@ def test_a_trial_trained_again_has_the_same_loss_to_the_bit(searched, larnn):
 
 
 @pytest.mark.mongo
+def test_what_stands_elsewhere_does_not_change_a_trial_trained_again(
+    searched, larnn, folder, monkeypatch
+):
+    (folder / "larnn-search.toml").write_text('seed = 77\nfix = ["dropout=0.5"]\n')
+    monkeypatch.setenv("LARNN_DATA", "har")
+    again = json.loads(larnn("train", "--from", "s", 0, "--json"))
+    assert again["loss"] == searched.get_trial("s", 0).loss
+
+
 def test_an_exported_study_is_looked_at_as_one_of_the_database(searched, larnn):
     larnn("export", "s", "-o", "s.jsonl")
     for line in (["trials"], ["trials", "--state", "WAITING"], ["best", "-n", 1], ["show", 1]):

@@ -91,8 +91,8 @@ def test_what_a_crashed_child_started_is_cleared(child, tmp_path):
 
 
 def test_signals_of_a_terminal_do_not_reach_the_trial(child):
-    child.send({"type": "warm", "modules": []})
-    assert answer(child).header == {"type": "ready", "failed": {}}
+    child.send({"type": "warm", "module": "json"})
+    assert answer(child).header == {"type": "ready", "error": None}
     os.kill(child.pid, signal.SIGINT)
     os.kill(child.pid, signal.SIGTERM)
     child.send(order("square", {"x": 3}))
@@ -100,8 +100,8 @@ def test_signals_of_a_terminal_do_not_reach_the_trial(child):
 
 
 def test_a_module_that_cannot_be_imported_is_named(child):
-    child.send({"type": "warm", "modules": ["json", "no.such"]})
-    assert list(answer(child).header["failed"]) == ["no.such"]
+    child.send({"type": "warm", "module": "no.such"})
+    assert answer(child).header["error"] == "ModuleNotFoundError: No module named 'no'"
 
 
 def test_the_current_folder_cannot_shadow_our_modules(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from unittest import mock
 from urllib.parse import quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.errors import (
@@ -23,6 +23,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
+from tests.trials_tests.working import promised
 from trials import embedded
 from trials.address import address, has_password
 from trials.connect import connect, password_for
@@ -105,7 +106,6 @@ def test_a_broken_uri_is_refused_without_showing_it(uri: str) -> None:
     rest=st.sampled_from(["h:port/db", "h", "h:1/db?tls=no@h", "h/db?x", "[h]/db", ""]),
     scheme=st.sampled_from(["mongodb", "mongodb+srv"]),
 )
-@settings(deadline=None)
 def test_no_password_is_ever_shown(before: str, after: str, rest: str, scheme: str) -> None:
     uri = f"{scheme}://me:{before}{SECRET}{after}@{rest}"
     assert SECRET not in address(uri)
@@ -176,7 +176,7 @@ def test_logins(guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="refuses the login: check the user") as e:
         connect(guarded.replace("USER", "worker")).__enter__()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < promised(5)
     assert "wrong" not in str(e.value)
     file.write_text(f"{SECRET}\n")
     with connect(guarded.replace("USER", "worker")) as store:
@@ -199,7 +199,7 @@ def test_an_unreachable_server_is_told_within_5_seconds(closed_port: int) -> Non
     uri = f"mongodb://me:{SECRET}@127.0.0.1:{closed_port}/db?authSource=admin"
     with pytest.raises(StoreUnavailableError, match=f"MongoDB at 127.0.0.1:{closed_port} ") as e:
         MongoStore(uri)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < promised(5)
     assert "Connection refused" in str(e.value)
     assert len(str(e.value)) < 300
     assert SECRET not in f"{e.value} {e.value.__cause__}"

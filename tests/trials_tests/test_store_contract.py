@@ -95,6 +95,9 @@ def test_an_unknown_study_names_the_closest(store: TrialStore) -> None:
     for write in (store.acquire_feeder, store.release_feeder):
         with pytest.raises(StudyNotFoundError):
             write("quik", "f")
+    for of_trial in (store.get_trial, store.cancel_trial, store.retry_trial):
+        with pytest.raises(StudyNotFoundError):
+            of_trial("quik", 0)
     with pytest.raises(StudyNotFoundError):
         store.reserve("quik", "w", "h", "t")
     with pytest.raises(StudyNotFoundError):
@@ -199,9 +202,7 @@ def test_another_study_of_the_same_name_is_refused(store: TrialStore) -> None:
 
 def test_two_spaces_are_told_apart_by_what_differs(store: TrialStore) -> None:
     store.create_study(SPEC)
-    with pytest.raises(
-        StudyMismatchError, match=r'space is {"name": "card"}, asked for {"name": "x"}'
-    ):
+    with pytest.raises(StudyMismatchError, match=r'space.name is "card", asked for "x"'):
         store.create_study(dataclasses.replace(SPEC, space={"name": "x", "rows": []}))
 
 

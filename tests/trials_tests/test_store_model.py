@@ -226,7 +226,6 @@ def test_both_stores_agree_whatever_happens(machine: type[StoreMachine]) -> None
         settings=settings(
             max_examples=25,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

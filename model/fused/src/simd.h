@@ -72,7 +72,7 @@ inline Vec<float> exp_of(Vec<float> x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  return (V)((Bits<float>)p + ((Bits<float>)shifted << 23));
+  return x == x ? (V)((Bits<float>)p + ((Bits<float>)shifted << 23)) : x;
 }
 inline Vec<double> exp_of(Vec<double> x) {
   using V = Vec<double>;
@@ -86,7 +86,7 @@ inline Vec<double> exp_of(Vec<double> x) {
                                 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
   V p = all(inverse[13]);
   for (int i = 12; i >= 0; --i) p = p * r + inverse[i];
-  return (V)((Bits<double>)p + ((Bits<double>)shifted << 52));
+  return x == x ? (V)((Bits<double>)p + ((Bits<double>)shifted << 52)) : x;
 }
 
 template <class T> inline Vec<T> sigmoid(Vec<T> x) { return T(1) / (T(1) + exp_of(-x)); }
