@@ -203,9 +203,7 @@ def _intervals(rows: Sequence[Sequence[float]]) -> list[tuple[float, float] | No
 
 def _ratios(logs: Sequence[NDArray[np.float64]]) -> list[tuple[float, float] | None]:
     """Of each row but the first, how much larger its losses may be than the first one's."""
-    if len(logs) < 2 or not sum(len(row) - 1 for row in logs):
-        return [None] * (len(logs) - 1)
-    if all(np.ptp(row) == 0 for row in logs):
+    if len(logs) < 2 or all(np.ptp(row) == 0 for row in logs):
         return [None] * (len(logs) - 1)
     found = stats.dunnett(*logs[1:], control=logs[0], random_state=0).confidence_interval(0.95)
     ends = zip(np.exp(found.low), np.exp(found.high), strict=True)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.acceptance.servers import Mongod, Proxy
-from tests.acceptance.worker_process import ROOT, search_process, started_worker
+from tests.acceptance.worker_process import ROOT, own_objective, search_process, started_worker
 from tests.trials_tests.conftest import fill, server_folder
 from tests.trials_tests.objectives import HERE
 from tests.trials_tests.working import (
@@ -140,8 +140,7 @@ def test_everybody_is_cut_off_with_all_settings_as_they_come(store, proxy, tmp_p
     ("how", "number", "status"), [("kill", signal.SIGINT, 130), ("freeze", signal.SIGTERM, 143)]
 )
 def test_run_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how, number, status):
-    (tmp_path / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
-    arguments = ["--study", "s", "--space", "line.toml", "--objective", f"{HERE}:steps"]
+    arguments = ["--study", "s", *own_objective("steps", tmp_path)]
     arguments += ["--algorithm", "random", "--max-trials", "3", "--workers", "1", "--device", "cpu"]
     arguments += ["--fix", "steps=2", "--fix", "gate_from=1", "--fix", f"gate={tmp_path / 'gate'}"]
     with search_process(mongod.uri(), tmp_path, "run", *arguments) as process:

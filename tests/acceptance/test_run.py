@@ -12,8 +12,7 @@ import time
 import pytest
 
 from tests.acceptance.documents import ROOT
-from tests.acceptance.worker_process import search_process
-from tests.trials_tests.objectives import HERE
+from tests.acceptance.worker_process import own_objective, search_process
 from tests.trials_tests.working import children, eventually, is_alive, promised
 from trials.mongo_store import MongoStore
 from trials.trial import TrialState
@@ -158,12 +157,6 @@ def test_launch_in_one_shell_and_workers_in_another(monkeypatch, server):
             assert worker.wait(timeout=30) == 0
     assert launcher.returncode == 0, said
     assert read("status", "spread")["counts"]["COMPLETE"] == 3
-
-
-def own_objective(name, folder):
-    """Arguments of a search by one of the tests' objectives."""
-    (folder / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
-    return ["--objective", f"{HERE}:{name}", "--space", str(folder / "line.toml")]
 
 
 def test_workers_of_a_killed_search_end_with_all_that_they_started(tmp_path, server):

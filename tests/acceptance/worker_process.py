@@ -12,6 +12,7 @@ import sys
 import uuid
 from pathlib import Path
 
+from tests.trials_tests.objectives import HERE
 from tests.trials_tests.working import ALLOWED
 from trials.mongo_store import MongoStore
 from trials.worker import run_worker
@@ -52,6 +53,12 @@ def search_process(uri, folder, *arguments):
     finally:
         process.kill()
         process.wait()
+
+
+def own_objective(name, folder):
+    """Arguments of a search by one of the tests' objectives."""
+    (folder / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
+    return ["--objective", f"{HERE}:{name}", "--space", str(folder / "line.toml")]
 
 
 if __name__ == "__main__":
