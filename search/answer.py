@@ -28,6 +28,8 @@ class Answer:
     figures: tuple[Path, ...] = ()
     test: Mapping[str, Any] | None = None
     """The logged look at the test people for the chosen trial; None: not looked."""
+    undrawn: str = ""
+    """Why there are no figures, if they could not be written."""
     failure: str = ""
     """Of trials that failed, the commonest reason, as the end of a sentence."""
 
@@ -56,7 +58,7 @@ class Answer:
 
 
 def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) -> Answer:
-    """Draw the figures and, for a finished study, look at the test people once.
+    """For a finished study, look at the test people once; draw the figures.
 
     Args:
         store: Where the study is kept.
@@ -70,14 +72,18 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
     best = tuple(ranked(study, trials)[:5])
     look: Mapping[str, Any] | None = None
     figures: tuple[Path, ...] = ()
+    undrawn = ""
     if best:
-        figures = draw_figures(study, trials, folder)
         may_look = look_at_test and study.state is StudyState.COMPLETE
         if may_look and study.spec.objective == DEFAULT_OBJECTIVE:
             look = test_look(store, study, best[0].trial)
+        try:
+            figures = draw_figures(study, trials, folder)
+        except OSError as error:  # a full disk does not hide the winner of a long search
+            undrawn = f"no figures, {folder} cannot be written: {error.strerror or error}"
     counts = {str(state): count for state, count in store.counts(name).items()}
     failure = commonest_failure(name, trials)
-    return Answer(store.get_study(name), best, counts, figures, look, failure)
+    return Answer(store.get_study(name), best, counts, figures, look, undrawn, failure)
 
 
 def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any] | None:

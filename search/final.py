@@ -28,6 +28,11 @@ def search_name(study: str) -> str:
     return study.removesuffix(RANK)
 
 
+def final_name(study: str, folds: int | None) -> str:
+    """Name of the final of a search or its ranking, unless the user gives another."""
+    return f"{search_name(study)}-{'test' if folds is None else 'folds'}"
+
+
 def check_finished(data: StudyData) -> None:
     """Refuse a search that goes on: its winner, and what is chosen by it, could still change.
 
@@ -104,7 +109,7 @@ def final_spec(
     if not rows:
         raise ValueError("a final needs at least 2 trainings: ask for more --seeds, or --folds")
     return StudySpec(
-        name=f"{search_name(study.name)}-{'test' if folds is None else 'folds'}",
+        name=final_name(study.name, folds),
         objective=JUDGING_OBJECTIVE,
         space=Space("final", tuple(rows)).to_dict(),
         fixed=fixed,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from model.config import TrialConfig
 from search import author_trials
-from search.final import SOURCE, TEST
+from search.final import SOURCE, TEST, final_name
 from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
 from search.options import BACKEND_VARIABLE
 from search.space import parse_assignment
@@ -84,12 +84,15 @@ def _computed_by(trial: Trial) -> list[str]:
 
 
 def _final_arguments(study: Study) -> list[str]:
-    """What `final` was asked for: search, trial, seeds and folds."""
+    """What `final` was asked for: search, trial, seeds, folds, and its name if it is not usual."""
     search, number = str(study.spec.fixed[SOURCE]).split()
     choices = {row["name"]: row["choices"] for row in study.spec.space["rows"]}
     words = [search, "--trial", number, "--seeds", str(len(choices.get("seed", (0,))))]
-    if study.spec.fixed.get("judged") != TEST:
-        words += ["--folds", str(len(choices["judged"]))]
+    folds = None if study.spec.fixed.get("judged") == TEST else len(choices["judged"])
+    if folds is not None:
+        words += ["--folds", str(folds)]
+    if study.name != final_name(search, folds):
+        words += ["--name", study.name]
     return words
 
 

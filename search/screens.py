@@ -74,7 +74,7 @@ def print_answer(answer: Answer) -> None:
         )
     print_rich(
         Text(f"Trials:  {counted}"),
-        Text("Figures: " + ", ".join(str(path) for path in answer.figures)),
+        *([Text("Figures: " + ", ".join(map(str, answer.figures)))] if answer.figures else []),
         Text(f"Go on:   larnn-search show {name} {trial.number}   (all about the winner)"),
         Text(f"         larnn-search trials {name}   (every trial)"),
         Text(f"         larnn-search best {name} -n 10"),

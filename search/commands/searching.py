@@ -297,6 +297,8 @@ def _show_answer(store: TrialStore, study: str, folder: Path, no_test: bool, as_
         print_answer(result)
     else:
         click.echo(json.dumps(result.to_json(), allow_nan=False))
+    if result.undrawn:
+        click.echo(result.undrawn, err=True)
     return 0 if result.best is not None else 1
 
 

@@ -430,8 +430,10 @@ def test_a_final_is_repeated_whole_so_that_its_looks_are_known(asked, words):
     search = StudyData(sample_study(), (searched,))
     study = dataclasses.replace(sample_study(), spec=final_spec(search, searched, **asked))
     trial = dataclasses.replace(searched, result={"device": "cpu"})
-    expected = f"larnn-search final quick --trial 0 {words} --device cpu"
-    assert repeat_command(study, trial) == expected
+    expected = f"larnn-search final quick --trial 0 {words}"
+    assert repeat_command(study, trial) == f"{expected} --device cpu"
+    named = dataclasses.replace(study, spec=dataclasses.replace(study.spec, name="mine"))
+    assert repeat_command(named, trial) == f"{expected} --name mine --device cpu"
 
 
 def test_the_command_of_an_objective_of_your_own_repeats_its_trial(tmp_path):
