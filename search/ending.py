@@ -21,6 +21,13 @@ def loss_of(trial: Trial) -> float:
     return trial.loss
 
 
+def last_failure(trial: Trial) -> str:
+    """What a trial failed with at last, in one line; empty if it never did."""
+    if not trial.failures:
+        return ""
+    return f"{trial.failures[-1].kind}: {trial.failures[-1].message}".splitlines()[0]
+
+
 def reason_to_end(
     study: Study, finished: Sequence[Trial], now: Callable[[], datetime]
 ) -> str | None:
@@ -74,11 +81,7 @@ def commonest_failure(study: str, trials: Iterable[Trial]) -> str:
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     if not failed:
         return ""
-    told = Counter(
-        f"{trial.failures[-1].kind}: {trial.failures[-1].message}".splitlines()[0]
-        for trial in failed
-        if trial.failures
-    )
+    told = Counter(reason for trial in failed if (reason := last_failure(trial)))
     commonest, times = told.most_common(1)[0] if told else ("no message", len(failed))
     number = failed[0].number
     return f", {times} of them with {commonest}; see `larnn-search show {study} {number}`"

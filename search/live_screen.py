@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.ending import last_failure
 from search.plain_lines import budget
 from search.results import searched_settings
 from search.snapshot import Snapshot
@@ -21,6 +22,8 @@ from trials.trial import TrialState
 
 MOST_ROWS = 8
 """Running trials, and workers, listed one by one; what goes beyond is counted."""
+LONGEST_FAILURE = 158
+"""Characters of a failure's message."""
 STATE_STYLES = {
     TrialState.COMPLETE: "green",
     TrialState.PRUNED: "yellow",
@@ -34,7 +37,7 @@ STATE_STYLES = {
 def render(snapshot: Snapshot) -> RenderableType:
     """A snapshot as it is drawn on a terminal; reads well from 80 columns on."""
     parts: list[RenderableType] = [_headline(snapshot), _progress(snapshot), _states(snapshot)]
-    parts += [Text(), *_best(snapshot)]
+    parts += [Text(), *_best(snapshot), *_failure(snapshot)]
     if snapshot.running:
         parts += [Text(), _running(snapshot)]
     parts += [Text(), _workers(snapshot)]
@@ -93,6 +96,15 @@ def _best(snapshot: Snapshot) -> list[RenderableType]:
         for name, value in searched_settings(snapshot.study, best).items()
     ]
     return [words, Columns(settings, padding=(0, 3), column_first=True)]
+
+
+def _failure(snapshot: Snapshot) -> list[RenderableType]:
+    """Why the latest trial failed, in two lines at most; all of it is in ``show``."""
+    trial = snapshot.latest_failed
+    if trial is None:
+        return []
+    words = f"Trial {trial.number} failed: {last_failure(trial)}"
+    return [Text(), Text(words[:LONGEST_FAILURE], style="red")]
 
 
 def _table(*columns: str) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from search.ending import last_failure
 from search.results import duration_s
 from search.snapshot import Snapshot
 from search.text import format_duration, format_value
@@ -83,8 +84,8 @@ class PlainLines:
         line = f"{budget(self._latest)}  trial {trial.number} {trial.state}"
         if trial.loss is not None:
             line += f", loss {format_value(trial.loss)}"
-        if trial.state is TrialState.FAILED and trial.failures:
-            line += f": {trial.failures[-1].kind}: {trial.failures[-1].message}"
+        if trial.state is TrialState.FAILED and (reason := last_failure(trial)):
+            line += f": {reason}"
         if (seconds := duration_s(trial)) is not None:
             line += f", {format_duration(seconds)}"
         return line

@@ -40,6 +40,8 @@ class Snapshot:
 
     Trials that were cancelled before they ever ran are left out.
     """
+    latest_failed: Trial | None
+    """The latest trial that FAILED, among those that were read; None: none did."""
     typical_s: float | None
     """Mean seconds of the latest finished trials."""
     taken_at: datetime
@@ -113,6 +115,7 @@ class Snapshot:
                 "time_left_s": self.time_left_s,
                 "best": self.best and to_json_row(self.best),
                 "why_no_best": None if self.best else self.why_no_best,
+                "latest_failed": self.latest_failed and to_json_row(self.latest_failed),
                 "running": [to_json_row(trial, with_reports=True) for trial in self.running],
                 "workers": [self._worker_row(worker) for worker in self.workers],
             }
@@ -156,6 +159,7 @@ class StudyFollower:
         self._clock = clock
         self._frontier: int | None = None
         self._open: set[int] = set()
+        self._failed: Trial | None = None
         self._durations: deque[float] = deque(maxlen=LOOK_BACK)
 
     def snapshot(self) -> Snapshot:
@@ -180,12 +184,13 @@ class StudyFollower:
             running=running,
             workers=workers,
             newly_finished=finished,
+            latest_failed=self._failed,
             typical_s=statistics.fmean(self._durations) if self._durations else None,
             taken_at=self._clock(),
         )
 
     def _look(self, counts: Counts, running: tuple[Trial, ...]) -> tuple[Trial, ...]:
-        """Read the trials that may have finished since the last look, and learn their durations.
+        """Read the trials that may have finished since the last look; note failures, durations.
 
         Trials start by number, so those below ``frontier`` have started; a few may wait again.
         """
@@ -200,6 +205,8 @@ class StudyFollower:
         self._frontier = frontier
         self._open = busy | {trial.number for trial in seen if not trial.state.is_finished}
         for trial in finished:
+            if trial.state is TrialState.FAILED:
+                self._failed = trial
             if trial.state in BUDGET_STATES and (took := duration_s(trial)) is not None:
                 self._durations.append(took)
         return () if first else finished

@@ -108,6 +108,9 @@ function showBest(told) {
 }
 
 function showWork(told) {
+  const failure = told.latest_failed?.failures.at(-1);
+  byId("failure").textContent = failure
+    ? `Trial ${told.latest_failed.number} failed: ${failure.kind}: ${failure.message}` : "";
   const running = told.running.map((trial) => {
     const losses = trial.reports.map((report) => report.loss);
     const step = trial.reports.length ? `step ${trial.reports.at(-1).step}` : "-";

@@ -21,7 +21,7 @@ from tests.search_tests.sample_study import START, WORKERS, sample_study, sample
 from trials.memory_store import MemoryStore
 from trials.store import WorkerInfo
 from trials.study import StudyState
-from trials.trial import Outcome, Report, TrialState
+from trials.trial import Failure, FailureKind, Outcome, Report, TrialState
 
 TOKEN = "known-to-this-test"  # noqa: S105  # no secret
 
@@ -73,6 +73,13 @@ def store():
 def finish(store, loss):
     trial = store.list_trials("quick", [TrialState.RUNNING])[0]
     store.finish(trial.claim, Outcome(TrialState.COMPLETE, loss))
+    return trial
+
+
+def fail(store, message):
+    trial = store.list_trials("quick", [TrialState.RUNNING])[0]
+    failure = Failure(FailureKind.OUT_OF_MEMORY, message, "w", "h", 1)
+    store.finish(trial.claim, Outcome(TrialState.FAILED, failure=failure))
     return trial
 
 
@@ -222,6 +229,11 @@ def test_a_browser_shows_the_running_search_and_changes_when_a_trial_ends(store,
         after = f"document.getElementById('figure-best').src !== '{before}'"
         browser.wait_for(after)
         browser.wait_for("document.getElementById('figure-best').complete")
+
+        trial = fail(store, "<b>no</b> memory")
+        browser.wait_for("document.getElementById('failure').innerText !== ''")
+        expected = f"Trial {trial.number} failed: out of memory: <b>no</b> memory"
+        assert browser.value("document.getElementById('failure').innerText") == expected
 
         browser.value("[...document.querySelectorAll('button')][0].click()")
         browser.wait_for("document.getElementById('state').innerText === 'PAUSED'")

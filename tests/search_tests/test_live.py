@@ -48,6 +48,7 @@ def sample_snapshot(**changes):
         "running": running,
         "workers": workers,
         "newly_finished": (),
+        "latest_failed": None,
         "typical_s": 22.0,
         "taken_at": now,
     }
@@ -184,6 +185,26 @@ def test_follower_tells_each_finished_trial_once():
     assert [t.number for t in snapshot.newly_finished] == [2]
     assert snapshot.best.loss == 0.2
     assert snapshot.typical_s is not None
+
+
+def test_the_latest_failure_is_told_in_few_lines_until_another_comes():
+    store, shown = Store(), []
+    store.add(4)
+    follower = StudyFollower(store, "quick")
+    assert follower.snapshot().latest_failed is None
+    for message in ("no [red]such[/red] file\nand more", "long " * 100):
+        failure = Failure(FailureKind.EXCEPTION, message, "w", "h", 1)
+        store.finish(store.start().claim, Outcome(TrialState.FAILED, failure=failure))
+        told = follower.snapshot()
+        shown.append(text_of(told))
+        store.run(0.5)
+        assert follower.snapshot().latest_failed == told.latest_failed
+    assert "Trial 0 failed: exception: no [red]such[/red] file" in shown[0]
+    assert "and more" not in shown[0]
+    assert "Trial 2 failed: exception: long" in shown[1]
+    assert 10 < shown[1].count("long") < 32
+    row = json.loads(json.dumps(told.to_json(), allow_nan=False))
+    assert row["latest_failed"]["failures"][0]["kind"] == "exception"
 
 
 def test_a_snapshot_of_a_large_study_reads_a_bounded_number_of_trials():
