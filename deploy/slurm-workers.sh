@@ -31,9 +31,9 @@ if [ -n "${LARNN_MONGO_CA:-}" ]; then
   binds+=(--bind "$LARNN_MONGO_CA:/run/secrets/mongo_ca:ro")
 fi
 
+# Not as options: a node's other users see command lines.
+export APPTAINERENV_LARNN_MONGO_URI=$LARNN_MONGO_URI
+export APPTAINERENV_LARNN_MONGO_PASSWORD_FILE=$LARNN_MONGO_PASSWORD_FILE
 # `exec`: Slurm's SIGTERM, a minute before the time is over, reaches the worker itself, which saves
 # its trials and gives them back to the queue.
-exec apptainer run --containall "${binds[@]}" \
-  --env "LARNN_MONGO_URI=$LARNN_MONGO_URI" \
-  --env "LARNN_MONGO_PASSWORD_FILE=$LARNN_MONGO_PASSWORD_FILE" \
-  "${arguments[@]}"
+exec apptainer run --containall "${binds[@]}" "${arguments[@]}"

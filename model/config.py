@@ -9,6 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "fused", "torch")
+"""What computes a LARNN. No hyperparameters, these: both give the same numbers."""
+BACKEND_VARIABLE = "LARNN_BACKEND"
+"""Where layers look for the backend that nobody named."""
+DEFAULT_WIDTH = 96
+"""Features of a layer of the other cells, where nothing is said."""
+
 
 def number(
     default: float | int | None,
@@ -100,7 +108,10 @@ class ModelConfig(Config):
     num_heads: int = number(4, "attention heads (larnn)", at_least=1)
     head_size: int = number(8, "features of one head (larnn)", at_least=1)
     hidden_size: int | None = number(
-        None, "features of a layer (other cells; the larnn's is num_heads x head_size)", at_least=1
+        None,
+        f"features of a layer (other cells, default {DEFAULT_WIDTH}; the larnn's is "
+        "num_heads x head_size)",
+        at_least=1,
     )
     window_size: int = number(16, "past cell states that a step attends to (larnn)", at_least=1)
     mode: str = choice("residual", "how attention enters the gates (larnn)", "residual", "layer")
@@ -137,12 +148,13 @@ class ModelConfig(Config):
     @property
     def units(self) -> int:
         """Features of a layer, H."""
-        if self.cell == "larnn":
-            return self.num_heads * self.head_size
-        return self.hidden_size if self.hidden_size is not None else 96
+        return self.hidden_size or self.num_heads * self.head_size
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.cell != "larnn" and self.hidden_size is None:
+            # Said here, it stands in params, weights and repeat commands of every trial.
+            object.__setattr__(self, "hidden_size", DEFAULT_WIDTH)
         if self.cell == "larnn" and self.hidden_size is not None:
             raise ValueError(
                 "hidden_size of a larnn follows from num_heads x head_size: set these, "

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from model.checkpoint import CheckpointError, pack, unpack
 from model.classifier import SequenceClassifier
-from model.config import TrialConfig
+from model.config import DEVICES, TrialConfig
 from model.data.arrays import check_values
 from model.data.dataset import PARTS, DataError, Dataset, Normalisation
 
@@ -29,8 +29,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ValueError: For another name, or where CUDA is asked for and missing.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
+    if name not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device 'cuda' needs a CUDA GPU, torch {torch.__version__} sees none: use device 'cpu'"

@@ -16,6 +16,8 @@ from model.cell import LARNNCell, Trace
 from model.config import ModelConfig
 from model.norm import Span, StepBatchNorm, check_training_batch
 
+_DEFAULTS = ModelConfig()
+
 
 class LARNNState(NamedTuple):
     """All that a LARNN carries from one piece of a sequence to the next.
@@ -87,19 +89,19 @@ class LARNN(SequenceLayer):
         self,
         input_size: int,
         hidden_size: int,
-        num_layers: int = 1,
+        num_layers: int = 1,  # as torch.nn.LSTM's; so are plain stacks
         *,
         num_heads: int,
         window_size: int,
-        mode: str = "residual",
+        mode: str = _DEFAULTS.mode,
         stacking: str = "plain",
-        attention_activation: str = "elu",
-        attention_norm: str = "none",
-        cell_activation: str = "elu",
-        norm: str = "layer",
-        positional_encoding: str = "none",
-        dropout: float = 0.0,
-        dropout_on: str = "hidden",
+        attention_activation: str = _DEFAULTS.attention_activation,
+        attention_norm: str = _DEFAULTS.attention_norm,
+        cell_activation: str = _DEFAULTS.cell_activation,
+        norm: str = _DEFAULTS.norm,
+        positional_encoding: str = _DEFAULTS.positional_encoding,
+        dropout: float = _DEFAULTS.dropout,
+        dropout_on: str = _DEFAULTS.dropout_on,
         batch_first: bool = False,
         backend: str | None = None,
     ) -> None:

@@ -60,7 +60,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="larnn-search")
-@click.option("--debug", is_flag=True, help="Show tracebacks and more log lines.")
+@option("--debug", is_flag=True, help="Show tracebacks and more log lines.")
 @option(
     "--log-format",
     type=click.Choice(FORMATS),

@@ -57,7 +57,6 @@ class Feeder:
         ahead: Trials that wait beside one for each free slot; 0 suggests only for free slots (the
             order of suggestions is then that of a serial search); None: as few as keep all slots
             busy, judged by how long trials took.
-        token: Names this feeder; made up when None.
         lease_s: Seconds without a sign of life after which another feeder takes over.
         clock: Seconds that only go forward, for its own pace. What a study's time is, the store's
             clock says.
@@ -70,7 +69,6 @@ class Feeder:
         study: str,
         *,
         ahead: int | None = None,
-        token: str | None = None,
         lease_s: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
@@ -80,7 +78,7 @@ class Feeder:
         self._store = store
         self._name = study
         self._ahead = ahead
-        self._token = token or f"feeder-{secrets.token_hex(8)}"
+        self._token = f"feeder-{secrets.token_hex(8)}"
         self._lease_s = lease_s
         self._clock = clock
         self._wait = wait

@@ -70,9 +70,7 @@ def winner(data: StudyData, number: int | None = None) -> Trial:
     return data.best
 
 
-def final_spec(
-    data: StudyData, trial: Trial, *, seeds: int, folds: int | None, max_retries: int = 2
-) -> StudySpec:
+def final_spec(data: StudyData, trial: Trial, *, seeds: int, folds: int | None) -> StudySpec:
     """The study that judges a trial's settings.
 
     Args:
@@ -81,7 +79,6 @@ def final_spec(
         seeds: How many trainings, each with a seed of its own; with ``folds``, of each fold.
         folds: Cross-validate over all people in that many folds; None: train on training and
             validation people, judge on the test people.
-        max_retries: As of `StudySpec`.
 
     Raises:
         ValueError: If the search had another objective, or there is only one training to do.
@@ -116,6 +113,5 @@ def final_spec(
         algorithm="grid",
         max_trials=seeds * (folds or 1),
         threads=study.spec.threads,
-        max_retries=max_retries,
         requirements=study.spec.requirements,
     )

@@ -30,6 +30,9 @@ from trials.store import TrialStore
 from trials.study import StudySpec
 from trials.trial import FINISHED_STATES, FailureKind, Trial, TrialState, least_loss
 
+ALGORITHMS = ("tpe", "random", "anneal", "grid")
+DEAF = ("random", "grid")
+"""Algorithms that suggest the same whatever trials have shown."""
 HISTORY_BEST = 100
 HISTORY_LATEST = 400
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.config import DataConfig
 from search.grid import grid
 from search.presets import PRESETS
 from search.space import NAMED_SPACES, Space, check_larnn, parse_assignment, resolve
@@ -163,7 +164,7 @@ def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
     own = {*space.fixed, *(row.name for row in space.rows)}
     fixed = {name: value for name, value in preset.fixed.items() if name not in own}
     if request.data or "data" not in space.fixed:
-        fixed["data"] = request.data or "har"
+        fixed["data"] = request.data or DataConfig.data
     return space, fixed, request.max_trials or preset.max_trials
 
 

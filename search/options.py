@@ -1,7 +1,7 @@
 """Options that several commands share, and those that may be given beside the command line.
 
-`option` makes the latter: each has an environment twin and may stand in a file. Arguments, what
-names a file to write and what confirms (``--yes``) are typed.
+`option` makes the latter: each has an environment twin and may stand in a file. Arguments and what
+a single call is about (names, filters, changes, files to write, ``--watch``, ``--yes``) are typed.
 
 Precedence: option, environment, ``larnn-search.toml`` in the current folder, default.
 """
@@ -19,8 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from model.config import BACKEND_VARIABLE, BACKENDS, DEVICES
+from search.history import ALGORITHMS
 from search.launch import Request
+from search.presets import PRESETS
+from search.pruning import RULES
 from search.space import parse_assignment
+from trials.variables import URI_VARIABLE
 
 if TYPE_CHECKING:
     from search.source import StudyData
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
     from trials.store import TrialStore
 
 CONFIG_FILE = "larnn-search.toml"
-BACKEND_VARIABLE = "LARNN_BACKEND"
-"""Where layers look for the backend."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -61,10 +64,10 @@ mongo_option = option(
     "--mongo",
     "mongo",
     metavar="URI",
-    envvar="LARNN_MONGO_URI",
+    envvar=URI_VARIABLE,
     help="MongoDB without password in it; none: a private server on this machine.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON.")
 study_argument = click.argument("study")
 study_or_file_argument = click.argument("study", metavar="STUDY|FILE.jsonl")
 number_argument = click.argument("number", type=click.IntRange(min=0))
@@ -109,7 +112,7 @@ _SECONDS: dict[str, Any] = {
     "metavar": "SECONDS",
 }
 study_options = together(
-    study_option("--preset", type=click.Choice(["quick", "full"]),
+    study_option("--preset", type=click.Choice(list(PRESETS)),
                  help="Sizes and budget to start from; every option below overrides it."),
     study_option("--study", required=True,
                  help="Name of the study; an existing one is resumed, as it was where nothing else "
@@ -117,10 +120,10 @@ study_options = together(
     study_option("--data", help="Data set; see `datasets`."),
     study_option("--space", metavar="NAME|FILE.toml", help="What is searched; see `spaces`."),
     study_option("--objective", metavar="MODULE:FUNCTION", help="What is minimised."),
-    study_option("--algorithm", type=click.Choice(["tpe", "random", "anneal", "grid"]),
+    study_option("--algorithm", type=click.Choice(ALGORITHMS),
                  help="How settings are suggested; grid: every combination, of choices and whole "
                  "numbers only."),
-    study_option("--pruner", type=click.Choice(["asha", "median", "none"]),
+    study_option("--pruner", type=click.Choice(list(RULES)),
                  help="How trials are given up that do worse than others did at the same epoch."),
     study_option("--from-study", multiple=True, metavar="STUDY",
                  help="Also learn from this study's finished trials; may be repeated."),
@@ -165,14 +168,14 @@ def _choose_backend(ctx: click.Context, parameter: click.Parameter, value: str) 
 
 backend_option = option(
     "--backend",
-    type=click.Choice(["auto", "fused", "torch"]),
-    default="auto",
+    type=click.Choice(BACKENDS),
+    default=BACKENDS[0],
     expose_value=False,
     callback=_choose_backend,
     help="What computes a LARNN on CPU: a fused kernel, or PyTorch; auto: the kernel if it builds.",
 )
 device_option = option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+    "--device", type=click.Choice(DEVICES), default=DEVICES[0],
     help="What trials run on; auto: the GPUs, where there are some.",
 )  # fmt: skip
 
@@ -184,7 +187,8 @@ def defaults_from_file(group: click.Group) -> dict[str, Any]:
         As click's ``default_map``: values by parameter, and such a mapping for each command.
 
     Raises:
-        click.UsageError: If the file is no TOML, or names an option that no command has.
+        click.UsageError: If the file cannot be read, is no TOML, or names an option that no command
+            has.
     """
     path = Path(CONFIG_FILE)
     if not path.is_file():
@@ -193,6 +197,8 @@ def defaults_from_file(group: click.Group) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{CONFIG_FILE} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise click.UsageError(f"{CONFIG_FILE} cannot be read: {error.strerror}") from None
     given = {key.replace("_", "-"): value for key, value in values.items()}
     unknown = given.keys() - _settings_below(group)
     if unknown:

@@ -13,6 +13,7 @@ from typing import Self
 
 from search.launch import own_command
 from trials.devices import usable_cores
+from trials.variables import URI_VARIABLE
 
 WORKERS = 2
 GRACE_SECONDS = 6.0
@@ -56,7 +57,7 @@ class WorkerPool:
         self._environment = dict(os.environ)
         if mongo is not None:
             # Never on the command line, where other users of the machine could read it.
-            self._environment["LARNN_MONGO_URI"] = mongo
+            self._environment[URI_VARIABLE] = mongo
         self._count = count
         self._gpus = gpus
         self._log = log

@@ -8,11 +8,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from model.config import TrialConfig
+from model.config import BACKEND_VARIABLE, TrialConfig
 from search import author_trials
 from search.final import SOURCE, TEST, final_name
 from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
-from search.options import BACKEND_VARIABLE
 from search.space import parse_assignment
 from trials.errors import InvalidValueError
 from trials.study import Study

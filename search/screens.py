@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from search.compare import unlike
 from search.derivation import DERIVATIONS, label_of
 from search.parameter import Parameter, doc_of
 from search.ranking import Ranked
@@ -267,6 +266,8 @@ def sampled_as(row: Parameter) -> str:
 
 def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     """One row a study; what intervals mean stands below."""
+    from search.compare import unlike  # numpy, which no other screen needs
+
     budget = rows[0]["budget"]
     losses = (">best loss", ">validation", f">best of first {budget}", ">expected loss [95 %]")
     made = table("study", "cell", ">trials", ">core hours", *losses, ">test [95 %]", ">parameters")

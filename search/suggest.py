@@ -20,13 +20,21 @@ from hyperopt.pyll import as_apply, scope
 
 from model.words import did_you_mean
 from search.grid import Grid
-from search.history import NOT_GOOD, Entry, Raw, in_common, merit_of, places, shortened
+from search.history import (
+    ALGORITHMS,
+    NOT_GOOD,
+    Entry,
+    Raw,
+    in_common,
+    merit_of,
+    places,
+    shortened,
+)
 from search.parameter import Parameter
 from search.space import Space
 from trials.store import NewTrial
 from trials.trial import Trial, TrialState
 
-ALGORITHMS = ("tpe", "random", "anneal", "grid")
 STARTUP_TRIALS = 20
 """Random draws before TPE takes over (Hyperopt's default)."""
 STARTUP_ENDED = 10

@@ -25,13 +25,11 @@ class Chooser:
         objectives: Sequence[str],
         studies: Sequence[str] | None,
         clock: Callable[[], float],
-        draw: Callable[[], float] = lambda: random.expovariate(1.0),
     ) -> None:
         self._store = store
         self._objectives = frozenset(objectives)
         self._studies = frozenset(studies) if studies is not None else None
         self._clock = clock
-        self._draw = draw
         self._lock = threading.Lock()
         self._offers: list[Offer] = []
         self._asked_at = -math.inf
@@ -58,7 +56,7 @@ class Chooser:
                 known = self._offers = self._serve(offered)
                 self._asked_at = self._clock()
         known = [o for o in known if o.study == self._held_for] or known
-        return sorted(known, key=lambda o: (o.running + self._draw()) / o.priority)
+        return sorted(known, key=lambda o: (o.running + random.expovariate(1.0)) / o.priority)
 
     def hold(self, study: str) -> None:
         """Offer nothing else until this study, for whose trials too few cores are free, has one.

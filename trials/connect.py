@@ -13,9 +13,7 @@ from trials.address import has_password, split_uri
 from trials.embedded import embedded_server, revive
 from trials.errors import InvalidValueError, ServerNotFoundError, StoreUnavailableError
 from trials.mongo_store import MongoStore
-
-URI_VARIABLE = "LARNN_MONGO_URI"
-PASSWORD_FILE_VARIABLE = "LARNN_MONGO_PASSWORD_FILE"  # noqa: S105  # the name of a variable
+from trials.variables import PASSWORD_FILE_VARIABLE, URI_VARIABLE
 
 
 @contextlib.contextmanager

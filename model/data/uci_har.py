@@ -19,9 +19,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from model.data import har
-from model.data.cache import cache_folder
 from model.data.dataset import DataError, Dataset, fingerprint
 from model.data.npz import DAMAGED
+from model.folders import cache_folder
 
 URL = (
     "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"

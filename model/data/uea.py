@@ -19,8 +19,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from model.data.arrays import make_dataset, split_sequences
-from model.data.cache import cache_folder
 from model.data.dataset import DataError, Dataset
+from model.folders import cache_folder
 from model.words import did_you_mean
 
 SHIPPED = ("BasicMotions", "JapaneseVowels")

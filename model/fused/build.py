@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 import filelock
-import platformdirs
+
+from model.folders import cache_folder
 
 SOURCE = Path(__file__).parent / "src"
 PREBUILT = Path(__file__).parent / "prebuilt"
@@ -135,8 +136,7 @@ def build_native() -> Path:
     told = (_version(compiler), *compiler[1:], *flags, *platform.libc_ver())
     identity = [source_hash(), *told, *sorted(cpu_flags())]
     key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
-    cache = os.environ.get("LARNN_CACHE_DIR") or platformdirs.user_cache_dir("larnn-search")
-    path = Path(cache) / "kernels" / f"larnn-{key}.so"
+    path = cache_folder() / "kernels" / f"larnn-{key}.so"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(path.parent)

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import BACKEND_VARIABLE, BACKENDS, ModelConfig
 from model.fused.build import is_available, load_library
 from model.fused.function import FusedSequence, KernelCall
 from model.norm import EPSILON, Norm, Span, StepBatchNorm, weight_and_bias
 
 if TYPE_CHECKING:  # the cell imports this package
     from model.loop import CellWeights
-
-
-BACKENDS = ("auto", "fused", "torch")
 
 
 def supports(config: ModelConfig) -> bool:
@@ -33,7 +30,7 @@ def choose_backend(wanted: str | None, config: ModelConfig) -> str:
         BuildError: If ``fused`` is asked for and cannot be built here.
         ValueError: For another name, or if ``fused`` is asked for a layer that it does not know.
     """
-    backend = wanted or os.environ.get("LARNN_BACKEND") or "auto"
+    backend = wanted or os.environ.get(BACKEND_VARIABLE) or BACKENDS[0]
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "fused":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.following import carry_out, feed_to_the_end, make_folder
+from search.history import DEAF
 from search.launch import DEFAULT_OBJECTIVE
 from search.options import (
     ahead_option,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from trials.study import Study
 
 log = logging.getLogger("larnn.search")
-DEAF = ("random", "grid")
-"""Algorithms that suggest the same whatever trials have shown."""
 output_option = option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
     help="Folder for figures and logs; each study has its own inside.",
@@ -51,7 +50,7 @@ workers_option = option(
     help="Worker processes on this machine, which share its GPUs; none: 2, or as few as its cores "
     "take, or one for each GPU.",
 )
-no_test_option = click.option(
+no_test_option = option(
     "--no-test", is_flag=True, help="Look at no test people when the study is over."
 )
 lease_option = option(

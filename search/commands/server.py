@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from search.options import mongo_option, opened, option, uri_from_option
+from trials.store import LEASE_SECONDS
 
 password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -92,7 +93,9 @@ def health(role: str, mongo: str | None) -> None:
             if unfed := store.unfed_studies():
                 raise click.ClickException(f"no feeder is at work for {', '.join(unfed)}")
         elif (host := socket.gethostname()) not in {w.host for w in store.list_workers()}:
-            raise click.ClickException(f"no worker on {host} was heard of in the last 30 s")
+            raise click.ClickException(
+                f"no worker on {host} was heard of in the last {LEASE_SECONDS:.0f} s"
+            )
 
 
 COMMANDS = (mongo, health)

@@ -21,7 +21,7 @@ ADDRESS = "127.0.0.1"
     "--port", type=click.IntRange(0, 65535), default=8765, envvar="LARNN_DASHBOARD_PORT",
     help="Where to listen on 127.0.0.1; 0: a free one.",
 )  # fmt: skip
-@click.option("--allow-control", is_flag=True, help="Let the page pause, stop and cancel studies.")
+@option("--allow-control", is_flag=True, help="Let the page pause, stop and cancel studies.")
 @mongo_option
 def dashboard(port: int, allow_control: bool, mongo: str | None) -> None:
     """Serve the live view and the figures as a page, for this machine's browser only.

@@ -152,11 +152,11 @@ def test_python_in_the_readme_and_of_the_layer_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (readme,) = python_blocks(ROOT / "README.md")
     layer, estimator = python_blocks(ROOT / "docs" / "larnn.md")
-    exec(readme, {})  # noqa: S102  # our own document, as below
+    exec(readme, {})  # noqa: S102  # our own document
     x = torch.randn(20, 3, 9)
-    exec(layer, {"x": x, "more": x[:5], "lengths": torch.tensor([20, 4, 1])})  # noqa: S102
+    exec(layer, {"x": x, "more": x[:5], "lengths": torch.tensor([20, 4, 1])})  # noqa: S102  # as above
     given = some_sequences()
-    exec(estimator, {**given, "X": given["x"], "X_new": given["x"][:4]})  # noqa: S102
+    exec(estimator, {**given, "X": given["x"], "X_new": given["x"][:4]})  # noqa: S102  # as above
     assert (tmp_path / "model").is_dir()
 
 

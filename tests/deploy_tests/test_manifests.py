@@ -165,9 +165,9 @@ def test_make_secrets_writes_them_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """What Slurm gives a task on a node, where `apptainer` shows its arguments."""
+    """What Slurm gives a task on a node, where `apptainer` shows its arguments and the address."""
     fake = tmp_path / "apptainer"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$APPTAINERENV_LARNN_MONGO_URI" "$@"\n')
     fake.chmod(0o755)
     return {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -187,7 +187,8 @@ def run_slurm(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 def test_a_slurm_task_works_on_its_cores(slurm: dict[str, str]) -> None:
     words = run_slurm(slurm).stdout.splitlines()
     assert words[-4:] == [slurm["LARNN_IMAGE"], "worker", "--slots", "4"]
-    assert f"LARNN_MONGO_URI={slurm['LARNN_MONGO_URI']}" in words
+    assert words[0] == slurm["LARNN_MONGO_URI"]
+    assert not any("mongodb://" in word for word in words[1:])  # others see the command line
 
 
 def test_a_slurm_task_sees_the_certificate_that_its_address_names(slurm: dict[str, str]) -> None:

@@ -51,7 +51,9 @@ def assert_same_on_both(layer, lengths, training):
     found = outcome(layer, x, lengths, DEVICE, training)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")  # fmt: skip  # noqa: E501
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-8, atol=1e-9, msg=lambda told, name=name: f"{name}: {told}"
+        )
 
 
 @pytest.mark.parametrize("training", [True, False])

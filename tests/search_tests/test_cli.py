@@ -1,13 +1,16 @@
 """The command line: every command explains itself, imports little, and complains in one line."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from search.cli import cli, run_command
 from search.options import CONFIG_FILE, defaults_from_file
+from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.study import StudySpec, StudyState
 
 
@@ -34,15 +37,28 @@ def test_every_command_and_option_is_explained(path, capsys):
             assert parameter.opts[0] in shown
 
 
-def test_help_imports_nothing_heavy():
-    heavy = ("torch", "hyperopt", "pymongo", "pandas", "matplotlib", "numpy")
+HEAVY = {"torch", "hyperopt", "sklearn", "scipy", "pandas", "matplotlib", "numpy"}
+
+
+def modules_of(*arguments):
+    """All that a command imports, in a process of its own."""
     code = (
-        "import sys; from search.cli import run_command; status = run_command(['--help']);"
-        f"print('HEAVY', [m for m in {heavy!r} if m in sys.modules], file=sys.stderr);"
-        "sys.exit(status)"
+        f"import sys; from search.cli import run_command; status = run_command({arguments!r});"
+        "print(*sys.modules, file=sys.stderr); sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "HEAVY []" in done.stderr
+    return set(done.stderr.split())
+
+
+def test_help_imports_nothing_heavy():
+    assert not modules_of("--help") & (HEAVY | {"pymongo"})
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("command", [("status",), ("studies",), ("show", "quick", "0")])
+def test_a_look_at_the_queue_imports_nothing_heavy(command, database):
+    database.restore_study(sample_study(), sample_trials(3))
+    assert not modules_of(*command) & HEAVY
 
 
 @pytest.mark.parametrize(
@@ -91,6 +107,28 @@ def test_defaults_come_from_the_file_then_the_environment_then_the_option(
     assert "from-environment" in capsys.readouterr().err
     assert run_command(["worker", "--slots", "from-option"]) == 2
     assert "from-option" in capsys.readouterr().err
+
+
+def test_a_file_of_defaults_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIG_FILE).touch()
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
+    assert run_command(["spaces"]) == 2
+    assert f"{CONFIG_FILE} cannot be read: Permission denied" in capsys.readouterr().err
+
+
+def test_flags_have_twins_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LARNN_JSON", "1")
+    assert run_command(["spaces"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    (tmp_path / CONFIG_FILE).write_text("json = true\n")
+    monkeypatch.setenv("LARNN_JSON", "0")
+    assert run_command(["spaces"]) == 0
+    assert not capsys.readouterr().out.startswith("[")
 
 
 @pytest.mark.parametrize(("text", "words"), [("slots = ", "TOML"), ("slot = 1", "'slot'")])

@@ -145,6 +145,23 @@ def test_plain_fmin_on_the_expression_is_given_the_params_that_the_service_store
     assert {type(params["norm"]) for params in seen} == {str, bool, int}
 
 
+def test_where_few_points_are_there_fmin_is_followed_until_one_comes_up_twice() -> None:
+    space = Space("s", (Parameter("a", "int", 1, 6), Parameter("b", "int", 1, 6)))
+    seen: list[dict[str, Any]] = []
+
+    def objective(params: Mapping[str, Any]) -> float:
+        seen.append(dict(params))
+        return float(params["a"] * params["b"])
+
+    hyperopt_search(hyperopt_space(space), objective, 30, tpe.suggest)
+    theirs, seen = seen, []
+    serial_search(space, objective, 30)
+    twice = next(i for i, params in enumerate(theirs) if params in theirs[:i])
+    assert 3 < twice < 20
+    assert seen[:twice] == theirs[:twice]
+    assert seen[twice] not in seen[:twice]
+
+
 def test_a_restarted_search_goes_on_as_it_would_have() -> None:
     assert serial_search(LINE, quadratic, 30) == serial_search(LINE, quadratic, 30, restart_at=25)
 

@@ -35,7 +35,7 @@ STUDY = Study(
 
 def trial(number: int, state: TrialState, **more: object) -> Trial:
     more = {"attempt": 2, "retries": 1, "worker": "w", "host": "h", "started_at": START} | more
-    return Trial("s", number, state, PARAMS, number, START, **more)  # type: ignore[arg-type]
+    return Trial("s", number, state, PARAMS, number, START, **more)  # type: ignore[arg-type]  # a test's values
 
 
 TRIALS = [
