@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.space import NAMED_SPACES
+from search.named_spaces import NAMED_SPACES
 from trials.mongo_store import MongoStore
 from trials.store import WorkerInfo
 from trials.study import StudySpec

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from search.space import NAMED_SPACES
+from search.named_spaces import NAMED_SPACES
 from trials.study import Study, StudySpec, StudyState
 from trials.trial import Report, Trial, TrialState
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from model.config import DataConfig
 from search.grid import grid
+from search.named_spaces import NAMED_SPACES, resolve
 from search.presets import PRESETS
-from search.space import NAMED_SPACES, Space, check_larnn, parse_assignment, resolve
+from search.space import Space, check_larnn, parse_assignment
 from trials.study import StudySpec, check_study_name
 
 DEFAULT_OBJECTIVE = "search.objective:train_larnn"

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.named_spaces import NAMED_SPACES
 from search.parameter import Parameter
-from search.space import NAMED_SPACES, Space
+from search.space import Space
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Preset:
     doc: str
     """What the preset leaves out, for people."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Also what is the default today: a study's trials share it whatever becomes the default."""
 
 
 def _narrowed(space: Space, *rows: Parameter) -> Space:

@@ -13,8 +13,9 @@ import pandas as pd
 from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.search.record import EPOCHS, LOSSES, SETS, SETTINGS, SPACE_FILE, TABLE
+from search.named_spaces import resolve
 from search.parameter import Parameter
-from search.space import Space, resolve
+from search.space import Space
 
 Params = Mapping[str, Any]
 TREES = 64

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from search.feeder import Feeder
 from search.launch import Request, build_spec
+from search.named_spaces import resolve
 from search.pool import WorkerPool
-from search.space import resolve
 from trials.connect import connect
 from trials.store import TrialStore
 from trials.trial import Trial, TrialState

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 from hyperopt.pyll.stochastic import sample
 
-from search.space import NAMED_SPACES
+from search.named_spaces import NAMED_SPACES
 from search.suggest import Suggester, hyperopt_space
 from trials.trial import Trial, TrialState
 

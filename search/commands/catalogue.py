@@ -31,8 +31,8 @@ def datasets(name: str | None, as_json: bool) -> None:
 @json_option
 def spaces(name: str | None, as_json: bool) -> None:
     """List the spaces, or show the ranges of one."""
+    from search.named_spaces import NAMED_SPACES, resolve
     from search.screens import print_space, print_spaces
-    from search.space import NAMED_SPACES, resolve
 
     with mistakes():
         shown = [resolve(name)] if name else list(NAMED_SPACES.values())

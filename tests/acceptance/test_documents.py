@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from search.cli import cli
-from search.space import check_larnn, resolve
+from search.named_spaces import resolve
+from search.space import check_larnn
 from tests.acceptance.documents import (
     DOCS,
     ROOT,

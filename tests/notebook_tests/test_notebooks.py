@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from papermill import execute_notebook
 
+from search.named_spaces import NAMED_SPACES
 from search.report import facts
 from search.source import StudyData
-from search.space import NAMED_SPACES
 from tests.search_tests.sample_study import START, sample_study, sample_trials
 from trials.study import Study, StudySpec, StudyState
 from trials.transfer import dump

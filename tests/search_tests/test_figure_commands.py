@@ -6,9 +6,9 @@ import pytest
 
 from search.again import ranking_spec
 from search.cli import run_command
+from search.named_spaces import NAMED_SPACES
 from search.report import report, winner_in_words
 from search.source import StudyData
-from search.space import NAMED_SPACES
 from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
 from trials.transfer import dump
 

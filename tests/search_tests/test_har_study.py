@@ -11,7 +11,8 @@ from model.config import TrialConfig
 from search.enqueue import complete_points
 from search.grid import grid
 from search.launch import Request, build_spec
-from search.space import Space, resolve
+from search.named_spaces import resolve
+from search.space import Space
 from tests.acceptance.documents import ROOT, write_files
 
 STUDY = ROOT / "results" / "har"

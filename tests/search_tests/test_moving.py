@@ -17,10 +17,11 @@ from search.derivation import SETTINGS, TOGETHER, named_settings
 from search.enqueue import complete, enqueue
 from search.final import final_spec
 from search.launch import DEFAULT_OBJECTIVE
+from search.named_spaces import NAMED_SPACES
 from search.parameter import Parameter
 from search.repeat import repeat_command
 from search.source import StudyData
-from search.space import NAMED_SPACES, Space, parse_assignment
+from search.space import Space, parse_assignment
 from search.steering import resume, retry
 from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.errors import IllegalTransitionError, SchemaVersionError, StoreUnavailableError

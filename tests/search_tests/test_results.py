@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from search import results
-from search.space import NAMED_SPACES
+from search.named_spaces import NAMED_SPACES
 from tests.search_tests.sample_study import START, sample_study, sample_trials
 from trials.trial import TrialState
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from model.config import TrialConfig
+from search.named_spaces import NAMED_SPACES, resolve
 from search.parameter import Parameter
 from search.presets import PRESETS
 from search.screens import print_space
-from search.space import NAMED_SPACES, Space, check_larnn, parse_assignment, resolve
+from search.space import Space, check_larnn, parse_assignment
 
 EVERY = [*NAMED_SPACES.values(), *(preset.space for preset in PRESETS.values())]
 

@@ -15,8 +15,9 @@ from hyperopt.tests.unit import test_domains as theirs
 
 from benchmarks.search import problems
 from search.history import HISTORY_BEST, HISTORY_LATEST, merit_of, shortened
+from search.named_spaces import NAMED_SPACES
 from search.parameter import Parameter
-from search.space import NAMED_SPACES, Space
+from search.space import Space
 from search.suggest import PARALLEL_GAMMA, Suggester, encode, hyperopt_space
 from trials.store import NewTrial
 from trials.trial import Failure, FailureKind, Report, Trial, TrialState

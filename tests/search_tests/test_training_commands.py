@@ -160,7 +160,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(larnn, folder):
 def searched(database):
     """A study of one finished trial with its weights, and one without."""
 
-    from search.space import NAMED_SPACES
+    from search.named_spaces import NAMED_SPACES
 
     space, context = NAMED_SPACES["lstm"], Context(seed=11)
     context.requirements = {}

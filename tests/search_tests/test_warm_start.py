@@ -11,10 +11,11 @@ from search.answer import Answer
 from search.enqueue import add_points, complete_points
 from search.feeder import Feeder
 from search.history import in_common, other_trials
+from search.named_spaces import NAMED_SPACES
 from search.parameter import Parameter
 from search.ranking import Ranked
 from search.results import to_json_row, to_json_rows
-from search.space import NAMED_SPACES, Space
+from search.space import Space
 from search.suggest import STARTUP_TRIALS, Suggester
 from tests.search_tests.test_suggest import LINE, finished, quadratic, serial_search
 from trials.memory_store import MemoryStore
