@@ -18,7 +18,7 @@ from scipy import stats
 from model.config import LARNN_ONLY, TrialConfig
 from search.derivation import SETTINGS, TOGETHER, named_settings, read_settings
 from search.ending import loss_of
-from search.final import RANK, search_name
+from search.final import RANK, search_name, seeds_after
 from search.launch import DEFAULT_OBJECTIVE
 from search.parameter import Parameter
 from search.ranking import fresh_seeds, settings_of
@@ -52,7 +52,8 @@ def ranking_spec(data: StudyData, *, count: int, seeds: int) -> StudySpec:
             f"study {data.study.name} has {len(candidates)} complete trials of different settings: "
             "at least 2 are needed to choose among"
         )
-    return _spec(data, f"{search_name(data.study.name)}{RANK}", candidates, seeds)
+    name = f"{search_name(data.study.name)}{RANK}"
+    return _spec(data, name, candidates, fresh_seeds(data.trials, seeds))
 
 
 def ablation_spec(
@@ -79,7 +80,8 @@ def ablation_spec(
             candidates[change] = settings
     if len(candidates) < 2:
         raise ValueError("an ablation needs a --change that changes something")
-    return _spec(data, f"{search_name(data.study.name)}-ablation", candidates, seeds)
+    name = f"{search_name(data.study.name)}-ablation"
+    return _spec(data, name, candidates, seeds_after(data, seeds))
 
 
 def changed(settings: Mapping[str, Any], change: str) -> dict[str, Any]:
@@ -104,7 +106,10 @@ def changed(settings: Mapping[str, Any], change: str) -> dict[str, Any]:
 
 
 def _spec(
-    data: StudyData, name: str, candidates: Mapping[str, Mapping[str, Any]], seeds: int
+    data: StudyData,
+    name: str,
+    candidates: Mapping[str, Mapping[str, Any]],
+    seeds: tuple[int, ...],
 ) -> StudySpec:
     study = data.study
     if study.spec.objective != DEFAULT_OBJECTIVE:
@@ -124,7 +129,7 @@ def _spec(
     )
     rows = (
         Parameter(SETTINGS, "choice", choices=choices),
-        Parameter("seed", "choice", choices=fresh_seeds(data.trials, seeds)),
+        Parameter("seed", "choice", choices=seeds),
     )
     return StudySpec(
         name=name,
@@ -132,7 +137,7 @@ def _spec(
         space=Space("again", rows, derive=TOGETHER).to_dict(),
         fixed=fixed,
         algorithm="grid",
-        max_trials=len(choices) * seeds,
+        max_trials=len(choices) * len(seeds),
         threads=study.spec.threads,
         requirements=study.spec.requirements,
     )

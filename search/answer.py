@@ -10,6 +10,7 @@ from typing import Any
 from search import results
 from search.ending import commonest_failure
 from search.launch import DEFAULT_OBJECTIVE
+from search.purpose import Purpose, purpose_of
 from search.ranking import Ranked, ranked
 from search.space import Space
 from trials.store import WEIGHTS, TrialStore
@@ -28,6 +29,8 @@ class Answer:
     figures: tuple[Path, ...] = ()
     test: Mapping[str, Any] | None = None
     """The logged look at the test people for the chosen trial; None: not looked."""
+    untested: str = ""
+    """Why nobody looked."""
     undrawn: str = ""
     """Why there are no figures, if they could not be written."""
     failure: str = ""
@@ -49,16 +52,19 @@ class Answer:
                 "validation_accuracy": self.best.result.get("validation_accuracy"),
                 "test_accuracy": self.test["test_accuracy"] if self.test else None,
             }
-        return {
-            "study": self.study.name,
-            "best": best,
-            "counts": dict(self.counts),
-            "figures": [str(path) for path in self.figures],
-        }
+        plain: dict[str, Any] = results.to_plain(
+            {
+                "study": self.study.name,
+                "best": best,
+                "counts": dict(self.counts),
+                "figures": [str(path) for path in self.figures],
+            }
+        )
+        return plain
 
 
 def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) -> Answer:
-    """For a finished study, look at the test people once; draw the figures.
+    """For a finished search, look at the test people once; draw the figures.
 
     Args:
         store: Where the study is kept.
@@ -72,36 +78,54 @@ def answer(store: TrialStore, name: str, folder: Path, *, look_at_test: bool) ->
     best = tuple(ranked(study, trials)[:5])
     look: Mapping[str, Any] | None = None
     figures: tuple[Path, ...] = ()
-    undrawn = ""
-    if best:
-        may_look = look_at_test and study.state is StudyState.COMPLETE
-        if may_look and study.spec.objective == DEFAULT_OBJECTIVE:
-            look = test_look(store, study, best[0].trial)
+    untested = undrawn = ""
+    if best and purpose_of(study) is Purpose.SEARCH:
+        try:
+            look, untested = test_look(store, study, best[0].trial, may_look=look_at_test)
+        except ValueError as error:  # data that are gone or other ones since it was trained
+            untested = str(error)
         try:
             figures = draw_figures(study, trials, folder)
         except OSError as error:  # a full disk does not hide the winner of a long search
             undrawn = f"no figures, {folder} cannot be written: {error.strerror or error}"
-    counts = {str(state): count for state, count in store.counts(name).items()}
-    failure = commonest_failure(name, trials)
-    return Answer(store.get_study(name), best, counts, figures, look, undrawn, failure)
+    return Answer(
+        study=store.get_study(name),
+        ranked=best,
+        counts={str(state): count for state, count in store.counts(name).items()},
+        figures=figures,
+        undrawn=undrawn,
+        test=look,
+        untested=untested,
+        failure=commonest_failure(name, trials),
+    )
 
 
-def test_look(store: TrialStore, study: Study, trial: Trial) -> Mapping[str, Any] | None:
+def test_look(
+    store: TrialStore, study: Study, trial: Trial, *, may_look: bool
+) -> tuple[Mapping[str, Any] | None, str]:
     """Test the chosen trial's own kept weights; a trial that was looked at is not tested again.
 
     Returns:
-        ``{"number", "test_accuracy", ...}`` as logged in the study, None without kept weights.
+        ``{"number", "test_accuracy", ...}`` as logged in the study, or None and why not.
+
+    Raises:
+        ValueError: If the data cannot be read, or the weights are of something else.
     """
+    if study.spec.objective != DEFAULT_OBJECTIVE:
+        return None, "only the LARNN objective has test people"
+    if not may_look:
+        return None, "--no-test"
+    if study.state is not StudyState.COMPLETE:
+        return None, f"the study is {study.state}"
     if (look := study.look_at(trial.number)) is not None:
-        return look
+        return look, ""
     weights = store.load_blob(study.name, trial.number, WEIGHTS)
     if weights is None:
-        return None
+        return None, "its weights were not kept"
     from search.objective import test_metrics
 
-    metrics = test_metrics(trial.params, weights)
-    look = {"number": trial.number, **metrics}
-    return store.record_test_look(study.name, look).look_at(trial.number)
+    look = {"number": trial.number, **test_metrics(trial.params, weights)}
+    return store.record_test_look(study.name, look).look_at(trial.number), ""
 
 
 def draw_figures(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Path, ...]:

@@ -19,6 +19,8 @@ TEST = Purpose.TEST.value
 FOLD = "fold {number} of {folds}"
 SOURCE = "settings_of"
 """The param of a final that tells where its settings come from: study and trial."""
+PAST_RANKINGS = 1000
+"""Where seeds of what follows a search itself begin: before it are those of its rankings."""
 RANK = "-rank"
 """End of the name of a study that trains a search's best settings again."""
 
@@ -31,6 +33,16 @@ def search_name(study: str) -> str:
 def final_name(study: str, folds: int | None) -> str:
     """Name of the final of a search or its ranking, unless the user gives another."""
     return f"{search_name(study)}-{'test' if folds is None else 'folds'}"
+
+
+def seeds_after(data: StudyData, count: int) -> tuple[int, ...]:
+    """Seeds for what follows a choice, other than those that any choice on the way was made by.
+
+    A ranking's begin at 0, and all that follows one has seeds beyond it.
+    """
+    again = data.purpose is Purpose.AGAIN
+    first = max((int(t.params["seed"]) for t in data.trials), default=0) if again else PAST_RANKINGS
+    return fresh_seeds(data.trials, count, first=first)
 
 
 def check_finished(data: StudyData) -> None:
@@ -98,7 +110,7 @@ def final_spec(data: StudyData, trial: Trial, *, seeds: int, folds: int | None) 
     else:
         names = tuple(FOLD.format(number=i + 1, folds=folds) for i in range(folds))
         rows.append(Parameter("judged", "choice", choices=names))
-    fresh = fresh_seeds(data.trials, seeds)
+    fresh = seeds_after(data, seeds)
     if seeds > 1:
         rows.append(Parameter("seed", "choice", choices=fresh))
     else:

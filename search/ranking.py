@@ -83,10 +83,12 @@ def _by_settings(trials: Iterable[Trial]) -> list[Ranked]:
     return [Ranked(tuple(group)) for group in alike.values()]
 
 
-def fresh_seeds(trials: Iterable[Trial], count: int) -> tuple[int, ...]:
-    """The least seeds that none of these trials had: what follows a choice by some takes others.
+def fresh_seeds(trials: Iterable[Trial], count: int, *, first: int = 0) -> tuple[int, ...]:
+    """The least seeds from ``first`` on that none of these trials had.
 
-    With those that chose it, the winner alone would be trained by its own luck.
+    What follows a choice by some takes others: with those that chose it, the winner alone would be
+    trained by its own luck.
     """
     used = {trial.params.get("seed", trial.seed) for trial in trials}
-    return tuple(itertools.islice((seed for seed in itertools.count() if seed not in used), count))
+    fresh = (seed for seed in itertools.count(first) if seed not in used)
+    return tuple(itertools.islice(fresh, count))

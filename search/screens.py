@@ -11,6 +11,7 @@ from rich.text import Text
 
 from search.derivation import DERIVATIONS, label_of
 from search.parameter import Parameter, doc_of
+from search.purpose import Purpose, purpose_of
 from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
 from search.space import Space
@@ -64,12 +65,15 @@ def print_answer(answer: Answer) -> None:
         told = (counted or "no trial ran") + answer.failure
         print_rich(Text(f"Study {name} has no COMPLETE trial: {told}"))
         return
+    if purpose_of(answer.study) is not Purpose.SEARCH:
+        print_rich(Text(f"Trials:  {counted}"), Text(f"Go on:   larnn-search summary {name}"))
+        return
     print_best(answer.study, answer.ranked)
     if "validation_accuracy" in trial.result:
         print_rich(
             Text(f"Winner: trial {trial.number}"),
             Text(f"  validation accuracy  {accuracy(trial.result['validation_accuracy'])}"),
-            Text(f"  test accuracy        {tested(answer.test)}"),
+            Text(f"  test accuracy        {tested(answer.test, answer.untested)}"),
         )
     print_rich(
         Text(f"Trials:  {counted}"),
@@ -80,10 +84,10 @@ def print_answer(answer: Answer) -> None:
     )
 
 
-def tested(look: Mapping[str, Any] | None) -> str:
+def tested(look: Mapping[str, Any] | None, untested: str) -> str:
     """The one look at the test people, in words."""
     if look is None:
-        return "not looked at: unfinished study, no kept weights, or --no-test"
+        return f"not looked at: {untested}"
     return f"{accuracy(look['test_accuracy'])} (the trial's own weights, people never seen before)"
 
 

@@ -12,7 +12,7 @@ from search.again import ablation_spec, changed, comparison, ranking_spec
 from search.commands import finals
 from search.compare import compare
 from search.derivation import DERIVATIONS, TOGETHER
-from search.final import final_spec, winner
+from search.final import PAST_RANKINGS, final_spec, winner
 from search.launch import DEFAULT_OBJECTIVE
 from search.source import StudyData, from_store
 from search.space import Space
@@ -50,6 +50,9 @@ def carried_out(spec, losses):
 DIVERGED = Failure(FailureKind.NAN_LOSS, "the loss is nan", "worker", "host", 1)
 
 
+FIRST = PAST_RANKINGS
+
+
 def base(params):
     return dataclasses.replace(SEARCH.best, params=params)
 
@@ -75,6 +78,29 @@ def test_the_best_settings_are_trained_again_as_they_were():
     ]
 
 
+def test_nothing_is_trained_with_seeds_that_a_choice_before_it_was_made_by():
+    def seeds(spec):
+        (row,) = (row for row in spec.space["rows"] if row["name"] == "seed")
+        return set(row["choices"])
+
+    def ablation(data):
+        return ablation_spec(data, base(LARNN), ["norm=layer"], seeds=2, say=print)
+
+    ranking = ranking_spec(SEARCH, count=2, seeds=3)
+    ranked = carried_out(ranking, lambda params: params["dropout"])
+    after = [seeds(ablation(ranked)), seeds(final_spec(ranked, ranked.best, seeds=5, folds=None))]
+    assert not any(seeds(ranking) & one for one in after)
+    ablated = carried_out(ablation(ranked), lambda params: 0.1)
+    last = seeds(final_spec(ablated, ablated.best, seeds=2, folds=3))
+    assert not last & (seeds(ranking) | seeds(ablation(ranked)))
+    # what follows the search itself takes none of a ranking's, made before or after
+    straight = [
+        seeds(ablation(SEARCH)),
+        seeds(final_spec(SEARCH, SEARCH.best, seeds=5, folds=None)),
+    ]
+    assert not any(seeds(ranking) & one for one in straight)
+
+
 def test_one_result_is_no_choice():
     only = StudyData(SEARCH.study, (SEARCH.best,))
     with pytest.raises(ValueError, match="has 1 complete trials of different settings: at least 2"):
@@ -93,15 +119,17 @@ def test_an_ablation_changes_one_thing_at_a_time():
     changes = ["window_size=1", "norm=none", "cell=lstm", "cell=bn-lstm", "augmentation=jitter"]
     spec = ablation_spec(SEARCH, base(LARNN), changes, seeds=2, say=said.append)
     assert said == ["norm=none is left out: these settings are trained already"]
-    found = carried_out(spec, lambda params: 0.5 + params["seed"] / 10 - params["dropout"])
-    trained = [{**trial.params} for trial in found.trials if trial.params["seed"] == 0]
-    plain = {"dropout": 0.1, "hidden_size": 16, "seed": 0}
+    found = carried_out(
+        spec, lambda params: 0.5 + (params["seed"] - FIRST) / 10 - params["dropout"]
+    )
+    trained = [{**trial.params} for trial in found.trials if trial.params["seed"] == FIRST]
+    plain = {"dropout": 0.1, "hidden_size": 16, "seed": FIRST}
     assert trained == [
-        {**LARNN, "seed": 0},
-        {**LARNN, "window_size": 1, "seed": 0},
+        {**LARNN, "seed": FIRST},
+        {**LARNN, "window_size": 1, "seed": FIRST},
         {**plain, "cell": "lstm"},
         {**plain, "cell": "bn-lstm"},
-        {**LARNN, "augmentation": "jitter", "seed": 0},
+        {**LARNN, "augmentation": "jitter", "seed": FIRST},
     ]
     for params in trained:
         TrialConfig.from_params(params)
@@ -112,7 +140,7 @@ def test_an_ablation_changes_one_thing_at_a_time():
 def test_a_comparison_is_right_about_numbers_that_are_known():
     spec = ablation_spec(SEARCH, base(LARNN), ["norm=layer"], seeds=3, say=print)
     worse = {"none": (0.1, 0.2, 0.3), "layer": (0.2, 0.4, 0.2)}
-    found = carried_out(spec, lambda params: worse[params["norm"]][params["seed"]])
+    found = carried_out(spec, lambda params: worse[params["norm"]][params["seed"] - FIRST])
     first, second = comparison(found)
     assert (first["settings"], second["settings"]) == ("as chosen", "norm=layer")
     assert (first["loss_mean"], second["loss_mean"]) == pytest.approx((0.2, 0.26667), rel=1e-3)
@@ -135,7 +163,7 @@ def test_a_comparison_is_right_about_numbers_that_are_known():
 def test_settings_that_diverged_with_some_seed_have_no_mean_of_the_others():
     spec = ablation_spec(SEARCH, base(LARNN), ["norm=layer", "norm=batch"], seeds=2, say=print)
     losses = {"none": (0.1, 0.2), "layer": (0.1, float("nan")), "batch": (0.3, 0.4)}
-    found = carried_out(spec, lambda params: losses[params["norm"]][params["seed"]])
+    found = carried_out(spec, lambda params: losses[params["norm"]][params["seed"] - FIRST])
     rows = comparison(found)
     assert [row["diverged"] for row in rows] == [0, 1, 0]
     assert rows[1]["losses"] == [0.1]

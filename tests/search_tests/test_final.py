@@ -8,7 +8,7 @@ import pytest
 
 from model.data import DataError
 from search import objective
-from search.final import FOLD, check_finished, final_spec, winner
+from search.final import FOLD, PAST_RANKINGS, check_finished, final_spec, winner
 from search.judging import split_for, train_and_judge
 from search.launch import JUDGING_OBJECTIVE, OWN_OBJECTIVES
 from search.source import StudyData
@@ -93,13 +93,15 @@ def test_a_final_is_a_grid_over_seeds_and_folds():
     space = Space.from_dict(spec.space)
     proposed = Suggester(space, "grid", fixed=spec.fixed).suggest([], spec.max_trials)
     assert {(p.params["judged"], p.params["seed"]) for p in proposed} == {
-        (f"fold {fold} of 3", seed) for fold in (1, 2, 3) for seed in (0, 1)
+        (f"fold {fold} of 3", seed)
+        for fold in (1, 2, 3)
+        for seed in (PAST_RANKINGS, PAST_RANKINGS + 1)
     }
     for proposal in proposed:
         assert {**BEST.params, "patience": 0, "keep": "last"}.items() <= proposal.params.items()
         assert proposal.params["settings_of"] == f"quick {BEST.number}"
     assert final_spec(SEARCH, BEST, seeds=5, folds=None).fixed["judged"] == "test"
-    assert final_spec(SEARCH, BEST, seeds=1, folds=3).fixed["seed"] == 0
+    assert final_spec(SEARCH, BEST, seeds=1, folds=3).fixed["seed"] == PAST_RANKINGS
 
 
 def test_one_training_or_a_foreign_objective_is_no_final():

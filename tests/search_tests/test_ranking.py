@@ -62,6 +62,7 @@ def test_a_ranking_that_was_stopped_early_is_not_won_by_one_lucky_training():
 
 def test_seeds_that_chose_are_not_used_again():
     assert fresh_seeds(sample_trials(), 3) == (0, 1, 2)
+    assert fresh_seeds([trial(0, 0.1, seed=6)], 2, first=5) == (5, 7)
     assert fresh_seeds([trial(0, 0.1, seed=0), trial(1, 0.1, seed=2)], 2) == (1, 3)
     # what a user enqueued is trained with the seeds 0, 1, ... of the trials themselves
     enqueued = [dataclasses.replace(trial(n, 0.1, dropout=0.1), seed=n) for n in range(3)]
