@@ -71,7 +71,7 @@ def _read_round(number: int, files: Sequence[Path], now: datetime) -> tuple[Stud
     for index, file in enumerate(sorted(files, key=lambda file: file.name.rpartition("_")[2])):
         try:
             trials.append(_read_trial(spec, index, json.loads(file.read_text()), now))
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(
                 f"{file} is no trial as the author published them: {type(error).__name__} {error}"
             ) from error

@@ -83,5 +83,5 @@ def commonest_failure(study: str, trials: Iterable[Trial]) -> str:
         return ""
     told = Counter(reason for trial in failed if (reason := last_failure(trial)))
     commonest, times = told.most_common(1)[0] if told else ("no message", len(failed))
-    number = failed[0].number
+    number = next((t.number for t in failed if last_failure(t) == commonest), failed[0].number)
     return f", {times} of them with {commonest}; see `larnn-search show {study} {number}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -62,7 +63,8 @@ def write(study: Study, trials: Sequence[Trial], path: Path) -> None:
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is none has told its own
+            partial.unlink(missing_ok=True)
 
 
 def _one_type_a_column(frame: pd.DataFrame) -> pd.DataFrame:

@@ -42,7 +42,6 @@ def carry_out(
     pool = WorkerPool(
         study.name, workers, mongo=mongo, objectives=objectives, device=device, gpus=gpus, log=log
     )
-    make_folder(folder)
     with _resumable(), _feeding(store, study.name, ahead) as feeding, pool:
 
         def check() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from search.history import Entry
@@ -24,21 +24,19 @@ def grid(space: Space) -> list[dict[str, Any]]:
     rows = sorted(space.rows, key=lambda row: len(space.conditions(row)))
     points: list[dict[str, Any]] = [{}]
     for row in rows:
-        values = _values(row)
-        points = [
-            longer
-            for point in points
-            for longer in (
-                [{**point, row.name: value} for value in values]
-                if space.is_active(row, point)
-                else [point]
-            )
-        ]
-        if len(points) > MOST_POINTS:
+        values, active = _values(row), [space.is_active(row, point) for point in points]
+        if len(points) + sum(active) * (len(values) - 1) > MOST_POINTS:
             raise ValueError(
                 f"a grid may have {MOST_POINTS} points, space {space.name!r} has more: fix a "
                 "parameter, narrow a range, or take --algorithm random"
             )
+        points = [
+            longer
+            for point, is_active in zip(points, active, strict=True)
+            for longer in (
+                [{**point, row.name: value} for value in values] if is_active else [point]
+            )
+        ]
     return points
 
 
@@ -79,7 +77,7 @@ class Grid:
         return min(self._points, key=times)
 
 
-def _values(row: Parameter) -> tuple[Value, ...]:
+def _values(row: Parameter) -> Sequence[Value]:
     if row.kind == "choice":
         return row.choices
     if not row.is_integer:
@@ -88,4 +86,4 @@ def _values(row: Parameter) -> tuple[Value, ...]:
             f"{row.kind}: name its values as choices, or take --algorithm random"
         )
     low, high = row.bounds
-    return tuple(range(int(low), int(high) + 1))
+    return range(int(low), int(high) + 1)

@@ -31,12 +31,13 @@ def looks(studies: Sequence[StudyData]) -> list[dict[str, Any]]:
 
 
 def _of_search(data: StudyData) -> Iterator[dict[str, Any]]:
+    seeds = {trial.number: trial.params.get("seed", trial.seed) for trial in data.trials}
     for look in data.study.test_looks:
         yield {
             "at": look.get("at"),
             "number": look["number"],
             "judged": TEST,
-            "seed": look.get("seed"),
+            "seed": seeds.get(look["number"]),
             "sequences": look.get("test_sequences"),
             "accuracy": look.get("test_accuracy"),
         }
@@ -79,10 +80,10 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> int:
         if tuple(logged.fieldnames or ()) != COLUMNS:
             raise ValueError(f"a log of looks has columns {', '.join(COLUMNS)}; {path} has others")
         known = {_identity(row) for row in logged}
-        new = [row for row in rows if _identity(row) not in known]
+        new = {_identity(row): row for row in rows if _identity(row) not in known}
         gap = "" if text.endswith("\n") or not text else "\n"
         with path.open("a", encoding="utf-8") as file:  # what is logged is not written again
-            file.write(gap + as_csv(new, header=not text))
+            file.write(gap + as_csv(new.values(), header=not text))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be a log of looks: {error}") from error
     return len(new)

@@ -49,6 +49,30 @@ class Setting(click.Option):
             return hint
         return super().get_error_hint(ctx)
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """As click's; what stands in the file has TOML's types, and click would bend them.
+
+        Raises:
+            click.BadParameter: For a value of the file that is no value of this option.
+        """
+        if ctx.get_parameter_source(str(self.name)) is click.core.ParameterSource.DEFAULT_MAP:
+            many = isinstance(value, list)
+            for one in value if many else [value]:
+                self._check_kind(ctx, one)
+            if many and not self.multiple:
+                raise click.BadParameter(f"takes one value, got {value}", ctx, self)
+        return super().type_cast_value(ctx, value)
+
+    def _check_kind(self, ctx: click.Context, value: Any) -> None:
+        if self.is_flag:
+            kind, fits = "true or false", isinstance(value, bool)
+        elif isinstance(self.type, click.types.IntParamType):
+            kind, fits = "a whole number", type(value) is int
+        else:
+            kind, fits = "a number or text", type(value) in (int, float, str)
+        if not fits:
+            raise click.BadParameter(f"takes {kind}, got {value!r}", ctx, self)
+
 
 def option(name: str, *declarations: str, **settings: Any) -> Callable[[Command], Command]:
     """A click option whose environment twin is ``LARNN_<NAME>``, both shown in ``--help``."""

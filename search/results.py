@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from search.author_trials import OBJECTIVE as AUTHORS
+from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
 from search.space import Space
 from trials.study import Study
 from trials.trial import Report, Trial, TrialState, least_loss
@@ -39,12 +40,12 @@ TRIAL_COLUMNS = (
 REPORT_COLUMNS = ("number", "state", "trial_loss", "step", "loss", "seconds")
 """Columns of `reports_frame` that are there whatever was reported."""
 CROSS_ENTROPIES = {
-    "search.objective:train_larnn": "validation loss",
-    "search.judging:train_and_judge": "judged people's loss",
+    DEFAULT_OBJECTIVE: "validation loss",
+    JUDGING_OBJECTIVE: "judged people's loss",
     AUTHORS: "test people's loss",
 }
 """What the loss of known objectives is; each in nats."""
-REPORTED = CROSS_ENTROPIES | {"search.judging:train_and_judge": "training loss"}
+REPORTED = CROSS_ENTROPIES | {JUDGING_OBJECTIVE: "training loss"}
 """What they report at each step: in a final nobody is judged before the end."""
 _TIME_COLUMNS = ("created_at", "started_at", "finished_at")
 
@@ -163,15 +164,19 @@ def trials_frame(trials: Sequence[Trial], study: Study) -> pd.DataFrame:
         for trial, scalar in zip(trials, scalars, strict=True)
     ]
     columns = [*TRIAL_COLUMNS, *params.values(), *results.values()]
-    frame = pd.DataFrame(rows, columns=columns).sort_values("number", ignore_index=True)
+    rows.sort(key=lambda row: row["number"])
+    frame = pd.DataFrame(rows, columns=columns)
     for name in _TIME_COLUMNS:
         frame[name] = pd.to_datetime(frame[name], utc=True)
     for name in ("loss", "least_loss", "duration_s", "finished_after_s"):
         frame[name] = frame[name].astype(float)
     for name in (*params.values(), *results.values()):
-        present = [row[name] for row in rows if row.get(name) is not None]
+        values = [row.get(name) for row in rows]
+        present = [value for value in values if value is not None]
         if present and all(type(value) is int for value in present):
-            frame[name] = frame[name].astype("int64" if len(present) == len(rows) else "Int64")
+            # Of the rows themselves: beside a missing value pandas has made floats of them.
+            whole = pd.array(values, dtype="Int64" if len(present) < len(rows) else "int64")
+            frame[name] = whole
     frame.attrs["loss"] = _loss_label(study, CROSS_ENTROPIES)
     return frame
 

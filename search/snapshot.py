@@ -13,7 +13,7 @@ from search.purpose import Purpose, purpose_of
 from search.results import duration_s, to_json_row, to_plain
 from trials.clock import utc_now
 from trials.store import TrialStore, WorkerInfo
-from trials.study import Counts, Study
+from trials.study import Counts, Study, StudyState
 from trials.trial import BUDGET_STATES, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Snapshot:
     Trials that were cancelled before they ever ran are left out.
     """
     latest_failed: Trial | None
-    """The latest trial that FAILED, among those that were read; None: none did."""
+    """The latest trial that FAILED, among those that were read, unless it was tried again."""
     typical_s: float | None
     """Mean seconds of the latest finished trials."""
     taken_at: datetime
@@ -89,6 +89,8 @@ class Snapshot:
             left.append(max(0.0, spec.timeout_s - self.elapsed_s))
         if spec.max_trials is not None and self.typical_s is not None and self.slots:
             to_do = max(spec.max_trials - self.finished, len(self.running))
+            if self.study.state is StudyState.STOPPING:
+                to_do = len(self.running)
             done = (min(self.age_s(t.started_at), self.typical_s) for t in self.running)
             left.append((to_do * self.typical_s - sum(done)) / self.slots)
         return min(left, default=None)
@@ -204,9 +206,12 @@ class StudyFollower:
         finished = tuple(t for t in seen if t.state.is_finished and t.attempt > 0)
         self._frontier = frontier
         self._open = busy | {trial.number for trial in seen if not trial.state.is_finished}
-        for trial in finished:
+        for trial in (*running, *seen):
             if trial.state is TrialState.FAILED:
                 self._failed = trial
+            elif self._failed is not None and self._failed.number == trial.number:
+                self._failed = None
+        for trial in finished:
             if trial.state in BUDGET_STATES and (took := duration_s(trial)) is not None:
                 self._durations.append(took)
         return () if first else finished

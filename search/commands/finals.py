@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.commands.searching import output_option, workers_option
-from search.following import carry_out
+from search.following import carry_out, make_folder
 from search.options import (
     backend_option,
     device_option,
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from trials.trial import Trial
 
 SEEDS_OF_TEST, SEEDS_OF_FOLD = 5, 3
-trial_option = option("--trial", type=click.IntRange(min=0), help="Another trial than the best.")
+trial_option = click.option(
+    "--trial", type=click.IntRange(min=0), help="Another trial than the best."
+)
 name_option = click.option(
     "--name", help="Name of the new study; none: that of the search, and what is done."
 )
@@ -57,11 +59,17 @@ def rank(
     STUDY-rank; `final STUDY-rank` judges the settings of the best mean.
     """
     from search.again import ranking_spec
+    from search.final import RANK
 
+    if name is not None and not name.endswith(RANK):
+        raise click.UsageError(
+            f"a ranking's name ends in {RANK}, by which its finals know the search, got {name!r}"
+        )
     with opened(mongo) as store:
         with mistakes():
             data = _search(store, study)
             spec = _named(ranking_spec(data, count=best, seeds=seeds), name)
+            _check_data(spec)
         _say_cost(spec, data, data.best)
         _train(store, spec, as_json, mongo=mongo, **where)
 
@@ -91,7 +99,8 @@ def ablate(
             data = _search(store, study)
             chosen = winner(data, trial)
             spec = _named(ablation_spec(data, chosen, changes, seeds=seeds, say=_say), name)
-        _say_cost(spec, data, chosen)
+            _check_data(spec)
+        _say_cost(spec, data, chosen, f" of the settings of trial {chosen.number}")
         _train(store, spec, as_json, mongo=mongo, **where)
 
 
@@ -129,11 +138,11 @@ def final(
             chosen = finals.winner(data, trial)
             count = seeds or (SEEDS_OF_FOLD if folds else SEEDS_OF_TEST)
             spec = _named(finals.final_spec(data, chosen, seeds=count, folds=folds), name)
-            _check_people(spec, folds)
+            _check_data(spec, folds)
         if chosen.params.get("keep") != "last":
             _say(f"Study {data.study.name} chose by each trial's best epoch, a final judges the "
                  "last: search with --fix keep=last for a choice that carries over")  # fmt: skip
-        _say_cost(spec, data, chosen)
+        _say_cost(spec, data, chosen, f" of the settings of trial {chosen.number}")
         _train(store, spec, as_json, mongo=mongo, **where)
 
 
@@ -201,36 +210,38 @@ def _named(spec: StudySpec, name: str | None) -> StudySpec:
     return dataclasses.replace(spec, name=name)
 
 
-def _check_people(spec: StudySpec, folds: int | None) -> None:
-    """Refuse folds that the data are too small for, before trials fail over it.
+def _check_data(spec: StudySpec, folds: int | None = None) -> None:
+    """Refuse data that are not the study's, or too small for folds, before trials fail over it.
 
     Raises:
-        ValueError: If there are more folds than people, or nobody to judge.
+        TrialRefusedError: If the study's data are not here.
+        ValueError: If there are more folds than people.
     """
-    from search.final import FOLD, SOURCE, TEST
+    from search.final import FOLD
     from search.judging import split_for
-    from search.objective import config_of, load_data
+    from search.objective import config_of, data_of_study
 
-    own = ("judged", SOURCE)
-    settings = {name: value for name, value in spec.fixed.items() if name not in own}
-    data = load_data(config_of(settings, None))
+    named = {name: spec.fixed[name] for name in ("data",) if name in spec.fixed}
+    data = data_of_study(config_of(named, None), spec.requirements)
+    if folds is None:
+        return
     count = len(set(data.owner.tolist()))
-    if folds is not None and folds > count:
+    if folds > count:
         owners = "sequences" if data.person is None else "people"
         raise ValueError(f"--folds is at most the number of {owners} ({count}), got {folds}")
-    split_for(data, FOLD.format(number=folds, folds=folds) if folds else TEST)
+    split_for(data, FOLD.format(number=folds, folds=folds))
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _say_cost(spec: StudySpec, data: StudyData, like: Trial | None) -> None:
+def _say_cost(spec: StudySpec, data: StudyData, like: Trial | None, what: str = "") -> None:
     """Tell what is coming, by how long a trial of the search took."""
     from search.results import core_hours
 
     hours = core_hours(data.study, [like] if like else []) * (spec.max_trials or 0)
-    _say(f"{spec.name}: {spec.max_trials} trainings, about {hours:.1f} core hours")
+    _say(f"{spec.name}: {spec.max_trials} trainings{what}, about {hours:.1f} core hours")
 
 
 def _train(
@@ -247,6 +258,7 @@ def _train(
     from trials.trial import TrialState
 
     detect_slots(device=where["device"])
+    make_folder(output / spec.name)  # before anything is in the queue
     made = store.create_study(spec)
     carry_out(store, made, output / made.name, ahead=None, aside=as_json, **where)
     done = from_store(store, made.name)

@@ -136,7 +136,8 @@ function showFigures(told) {
       element("figure", {}, element("img", { id: `figure-${kind}`, alt: kind, loading: "lazy" })))));
   }
   for (const kind of figures) {
-    const version = costly.includes(kind) ? Math.floor(told.finished / 10) : told.finished;
+    const over = told.state === "COMPLETE" || told.state === "CANCELLED";
+    const version = costly.includes(kind) && !over ? Math.floor(told.finished / 10) : told.finished;
     const address = `/study/${told.study}/${kind}.png?v=${version}`;
     const image = byId(`figure-${kind}`);
     if (image.getAttribute("src") !== address) image.setAttribute("src", address);

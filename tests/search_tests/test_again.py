@@ -194,11 +194,12 @@ def test_a_change_must_change_something():
 def ended(larnn, tmp_path, monkeypatch):
     """Runs a command on a finished search; trainings come to an end where ``good`` says so."""
     why = Failure(FailureKind.OUT_OF_MEMORY, "used 3.1 GB of 3 GB", "worker", "host", 1)
+    monkeypatch.chdir(tmp_path)
     search = tmp_path / "quick.jsonl"
     over = dataclasses.replace(SEARCH.study, state=StudyState.COMPLETE)
     search.write_text("".join(dump(over, SEARCH.trials)))
     monkeypatch.setattr(finals, "opened", lambda mongo: nullcontext(MemoryStore()))
-    monkeypatch.setattr(finals, "_check_people", lambda *_: None)
+    monkeypatch.setattr(finals, "_check_data", lambda *_: None)
 
     def run(command, good, status):
         def carry_out(store, study, folder, **_):
@@ -236,6 +237,34 @@ def test_trainings_that_all_fail_are_a_failure(command, made, ended):
 
 def test_a_final_with_one_failure_has_a_result(ended):
     ended(["final"], lambda number: number > 0, status=0)
+
+
+def test_where_no_log_can_be_written_nothing_gets_into_the_queue(larnn, tmp_path, monkeypatch):
+    store, search = MemoryStore(), tmp_path / "quick.jsonl"
+    over = dataclasses.replace(SEARCH.study, state=StudyState.COMPLETE)
+    search.write_text("".join(dump(over, SEARCH.trials)))
+    monkeypatch.setattr(finals, "opened", lambda mongo: nullcontext(store))
+    monkeypatch.setattr(finals, "_check_data", lambda *_: None)
+    told = larnn("final", search, "--output", search / "x", status=2)
+    assert str(search / "x") in told
+    assert store.list_studies() == []
+
+
+def test_data_that_are_not_the_studys_are_told_before_anything_is_in_the_queue(
+    larnn, tmp_path, monkeypatch
+):
+    store, search = MemoryStore(), tmp_path / "quick.jsonl"
+    spec = dataclasses.replace(SEARCH.study.spec, requirements={"data_fingerprint": "another"})
+    other = dataclasses.replace(SEARCH.study, state=StudyState.COMPLETE, spec=spec)
+    search.write_text("".join(dump(other, SEARCH.trials)))
+    monkeypatch.setattr(finals, "opened", lambda mongo: nullcontext(store))
+    for command in (["final"], ["rank"], ["ablate", "--change", "norm=none"]):
+        assert "have fingerprint another" in larnn(*command, search, status=1)
+    assert store.list_studies() == []
+
+
+def test_a_rankings_name_says_so(larnn):
+    assert "ends in -rank" in larnn("rank", "quick", "--name", "best5", status=2)
 
 
 def test_what_is_trained_again_is_not_compared_as_a_search():

@@ -392,7 +392,7 @@ def test_an_address_that_cannot_be_used(uri, words, complaint):
 def test_no_mongod_is_found(folder, monkeypatch, complaint):
     monkeypatch.delenv("LARNN_MONGOD", raising=False)
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("trials.embedded.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("trials.mongod.importlib.util.find_spec", lambda name: None)
     line = complaint(["studies"], 1)
     assert "no mongod was found on this machine: install MongoDB" in line
     assert "LARNN_MONGO_URI" in line

@@ -120,6 +120,27 @@ def test_a_file_of_defaults_that_cannot_be_read_is_named(tmp_path, monkeypatch, 
     assert f"{CONFIG_FILE} cannot be read: Permission denied" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "max-trials = 10.9",
+            "'--max-trials' (in larnn-search.toml): takes a whole number, got 10.9",
+        ),
+        ("workers = true", "takes a whole number, got True"),
+        ('data = ["har"]', "takes one value, got ['har']"),
+        ("data = {x = 1}", "takes a number or text, got {'x': 1}"),
+        ("no-test = 2", "takes true or false, got 2"),
+        ('fix = ["epochs=1", 2.5, true]', "takes a number or text, got True"),
+    ],
+)
+def test_values_of_the_file_are_not_bent(text, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(text)
+    assert run_command(["run", "--study", "s"]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_flags_have_twins_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LARNN_JSON", "1")

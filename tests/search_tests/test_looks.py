@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.cli import run_command
-from search.final import final_spec
+from search.final import PAST_RANKINGS, final_spec
 from search.looks import COLUMNS, append, looks
 from search.source import StudyData, from_store
 from search.space import Space
@@ -48,14 +48,14 @@ def judged():
 def test_each_judged_training_is_a_look_whoever_carried_it_out(judged, tmp_path):
     rows = looks([judged])
     assert [(row["seed"], row["accuracy"], row["sequences"]) for row in rows] == [
-        (0, 0.9, 7),
-        (1, 0.8, 7),
+        (PAST_RANKINGS, 0.9, 7),
+        (PAST_RANKINGS + 1, 0.8, 7),
     ]
     # and travels with an export
     path = tmp_path / "quick-test.jsonl"
     path.write_text("".join(dump(judged.study, judged.trials)))
     log = tmp_path / "log.csv"
-    assert run_command(["looks", str(path), "--append", str(log)]) == 0
+    assert run_command(["looks", str(path), str(path), "--append", str(log)]) == 0
     assert log.read_text().count("quick-test") == 2
 
 
