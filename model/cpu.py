@@ -1,11 +1,26 @@
-"""How the CPU computes, for as long as a training runs."""
+"""What the CPU is, and how it computes for as long as a training runs."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+
+
+@functools.lru_cache(maxsize=1)
+def cpu_type() -> str:
+    """What the CPU calls itself: on one of another type the same training rounds otherwise."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    told = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    kind = [f"{name} {told[name]}" for name in ("cpu family", "model", "stepping") if name in told]
+    return ", ".join([told.get("model name") or platform.processor() or platform.machine(), *kind])
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +102,7 @@ def attention(trained: TrainedClassifier, data: Dataset, rows: Sequence[int]) ->
     Raises:
         InvalidValueError: If the classifier's cell has no attention.
     """
-    if trained.config.model.cell != "larnn":
-        raise InvalidValueError(
-            f"a {trained.config.model.cell} has no attention to look at; choose a larnn study"
-        )
+    _check_cell(trained)
     rows = list(rows)
     x = torch.from_numpy(data.x[rows])
     x = (x - torch.from_numpy(trained.normalisation.mean)) / torch.from_numpy(
@@ -122,6 +119,18 @@ def attention(trained: TrainedClassifier, data: Dataset, rows: Sequence[int]) ->
     return found
 
 
+def _check_cell(trained: TrainedClassifier) -> None:
+    """Refuse what has no attention.
+
+    Raises:
+        InvalidValueError: If the classifier's cell has none.
+    """
+    if trained.config.model.cell != "larnn":
+        raise InvalidValueError(
+            f"a {trained.config.model.cell} has no attention to look at; choose a larnn study"
+        )
+
+
 def window_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
     """Validation accuracy when the trained cell may look back less far, with no further training.
 
@@ -129,18 +138,61 @@ def window_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
         Columns ``window_size`` (1, 2, 4, ... up to the trained one), ``accuracy``, ``low`` and
         ``high`` (its 95 % Wilson interval; sequences of one person resemble each other, so the
         truth is wider), ``sequences``.
+
+    Raises:
+        InvalidValueError: If the classifier's cell has no attention.
     """
-    config = trained.config.model
-    sizes = [2**power for power in range(12) if 2**power < config.window_size]
+    _check_cell(trained)
+    whole = trained.config.model.window_size
+    sizes = [*(2**power for power in range(12) if 2**power < whole), whole]
+    models = (_cut(trained.model, size) for size in sizes)
+    return pd.DataFrame({"window_size": sizes}).join(_accuracies(trained, data, models))
+
+
+def attention_ablation(trained: TrainedClassifier, data: Dataset) -> pd.DataFrame:
+    """Validation accuracy without parts of a trained cell's attention, with no further training.
+
+    Returns:
+        Columns ``attention`` (``as trained``; ``to all alike``: every cell of the window weighs the
+        same; ``none``: its result does not reach the gates) and, as of `window_ablation`,
+        ``accuracy``, ``low``, ``high``, ``sequences``.
+
+    Raises:
+        InvalidValueError: If the classifier's cell has no attention.
+    """
+    _check_cell(trained)
+    without = {
+        "as trained": lambda cell: (),
+        "to all alike": lambda cell: cell.query.parameters(),  # scores of 0
+        "none": lambda cell: cell.attention_gates.parameters(),
+    }
+    models = (_zeroed(trained.model, of) for of in without.values())
+    return pd.DataFrame({"attention": list(without)}).join(_accuracies(trained, data, models))
+
+
+def _accuracies(
+    trained: TrainedClassifier, data: Dataset, models: Iterable[SequenceClassifier]
+) -> pd.DataFrame:
+    """Of the trained one's variants on the validation people, with 95 % Wilson intervals."""
     part = Part(data, "validation", trained.normalisation, _device(trained))
-    rows = []
-    for size in [*sizes, config.window_size]:
-        right = part.logits(_cut(trained.model, size)).argmax(1) == part.y
-        accuracy, count = float(right.double().mean()), len(part.y)
+    count, rows = len(part.y), []
+    for model in models:
+        accuracy = float((part.logits(model).argmax(1) == part.y).double().mean())
         low, high = wilson(accuracy, count)
-        rows.append({"window_size": size, "accuracy": accuracy, "low": low, "high": high,
-                     "sequences": count})  # fmt: skip
+        rows.append({"accuracy": accuracy, "low": low, "high": high, "sequences": count})
     return pd.DataFrame(rows)
+
+
+def _zeroed(
+    model: SequenceClassifier, of: Callable[[LARNNCell], Iterable[torch.nn.Parameter]]
+) -> SequenceClassifier:
+    """The same weights, but for those that ``of`` names in each cell, which are 0."""
+    changed = copy.deepcopy(model)
+    cells = (part for part in changed.modules() if isinstance(part, LARNNCell))
+    with torch.no_grad():
+        for weight in (weight for cell in cells for weight in of(cell)):
+            weight.zero_()
+    return changed
 
 
 def _cut(model: SequenceClassifier, window_size: int) -> SequenceClassifier:

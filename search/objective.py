@@ -20,6 +20,7 @@ from typing import Any
 
 from model import data as data_sets
 from model.config import TrialConfig
+from model.cpu import cpu_type
 from model.data import DataError, Dataset
 from model.epochs import DivergedError, Epoch, FitResult
 from model.evaluation import evaluate
@@ -217,10 +218,10 @@ def origin(config: TrialConfig, data: Dataset) -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what computes, and the git revision where this is a checkout."""
+    """Versions and CPU of what computes, and the git revision where this is a checkout."""
     packages = ("larnn-search", "torch", "numpy")
     told = {name: importlib.metadata.version(name) for name in packages}
-    told["python"] = platform.python_version()
+    told |= {"python": platform.python_version(), "cpu": cpu_type()}
     git, here = shutil.which("git"), Path(__file__).parent.parent
     if git and (here / ".git").exists():
         asked = subprocess.run(

@@ -1,6 +1,7 @@
 """The study on `har` that results/har describes: its spaces, and its log of looks."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -8,10 +9,14 @@ import sys
 import pytest
 
 from model.config import TrialConfig
+from model.evaluation import load_classifier
 from search.enqueue import complete_points
 from search.grid import grid
+from search.inside import predictions
 from search.launch import Request, build_spec
 from search.named_spaces import resolve
+from search.objective import load_data
+from search.source import from_file
 from search.space import Space
 from tests.acceptance.documents import ROOT, write_files
 
@@ -85,3 +90,24 @@ def test_the_numbers_of_the_activation_are_those_of_the_documents(tmp_path):
         _, on, off, difference = line.split(maxsplit=3)
         assert f"| {on}, {off} |" in row
         assert difference in row.replace(" %", "%")
+
+
+@pytest.mark.parametrize("search", ["larnn", "larnn-2", "lstm", "bn-lstm"])
+def test_the_kept_weights_are_those_of_the_rankings_winner(search):
+    best = from_file(STUDY / f"har-{search}-rank.jsonl").best
+    folder = STUDY / "weights" / search
+    # larnn's was ranked on another type of CPU, and without norms rounding grows
+    reach = 0.01 if search == "larnn" else 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["loss"] == pytest.approx(best.loss, rel=0, abs=reach)
+    trained = load_classifier((folder / "model.safetensors").read_bytes(), "cpu")
+    assert trained.config == TrialConfig.from_params(best.params)
+    assert trained.model.num_parameters == best.result["num_parameters"]
+
+
+def test_the_kept_weights_do_on_validation_people_as_is_said():
+    trained = load_classifier((STUDY / "weights/larnn-2/model.safetensors").read_bytes(), "cpu")
+    guesses = predictions(trained, load_data(trained.config))
+    best = from_file(STUDY / "har-larnn-2-rank.jsonl").best
+    right = (guesses["truth"] == guesses["predicted"]).mean()
+    assert right == pytest.approx(best.result["validation_accuracy"], abs=2 / len(guesses))

@@ -1,5 +1,7 @@
 """A look inside a trained classifier, on data of any kind."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,25 @@ def test_a_window_is_cut_and_ages_stay_as_they_were(classifier):
     assert whole.config.window_size == 6
     assert torch.equal(cut(x[:2])[0], whole(x[:2])[0])  # with c_0, three cells at most
     assert not torch.allclose(cut(x)[0], whole(x)[0])
+
+
+def test_attention_is_taken_away_part_by_part(classifier):
+    made, data = classifier
+    table = inside.attention_ablation(made, data)
+    assert table["attention"].tolist() == ["as trained", "to all alike", "none"]
+    right = inside.predictions(made, data).eval("truth == predicted").mean()
+    assert table["accuracy"].iloc[0] == pytest.approx(right)
+    alike = inside._zeroed(made.model, lambda cell: cell.query.parameters())
+    weights = inside.attention(dataclasses.replace(made, model=alike), data, [0, 1, 2])
+    seen = weights[np.isfinite(weights) & (weights > 0)].reshape(-1)
+    shares = 1 / np.arange(1, SETTINGS["window_size"] + 1)
+    assert np.abs(seen[:, None] - shares).min(1).max() < 1e-6
+    # What was attended to makes no difference where nothing of it reaches the gates.
+    deaf = inside._zeroed(made.model, lambda cell: cell.attention_gates.parameters()).layer
+    x = torch.randn(STEPS, 3, 4)
+    without = inside._zeroed(deaf, lambda cell: cell.value.parameters())
+    assert torch.equal(deaf(x)[0], without(x)[0])
+    assert not torch.allclose(deaf(x)[0], made.model.layer(x)[0])
 
 
 def test_a_winner_is_trained_again_as_it_was(trained, monkeypatch):

@@ -102,7 +102,7 @@ def test_it_records_how_it_ran():
     assert result["seconds"] > 0
     assert result["num_parameters"] > 100
     assert result["data_fingerprint"] == DATA.fingerprint
-    assert {"larnn-search", "torch", "numpy", "python"} <= result["versions"].keys()
+    assert {"larnn-search", "torch", "numpy", "python", "cpu"} <= result["versions"].keys()
 
 
 def test_the_seed_is_the_trials_unless_params_have_one():
@@ -137,7 +137,7 @@ def assert_it_says_how_it_ran(told):
     assert (told["seed"], told["device"], told["threads"]) == (7, "cpu", 1)
     assert told["backend"] == "torch"
     assert told["data_fingerprint"] == DATA.fingerprint
-    assert {"larnn-search", "torch", "numpy", "python"} <= told["versions"].keys()
+    assert {"larnn-search", "torch", "numpy", "python", "cpu"} <= told["versions"].keys()
     assert told["seconds"] > 0
 
 
