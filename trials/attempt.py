@@ -108,6 +108,9 @@ class Attempt:
                 if (outcome := self._hear(frame)) is not None:
                     return outcome
             verdict = self._verdict()
+            if verdict is None and self._outbox.error is not None:
+                # What it reports from here on would be lost as well, and it would fail at its end.
+                verdict = self._failed(FailureKind.EXCEPTION, self._outbox.error)
             if verdict is not None:
                 self._child.kill()
                 return verdict

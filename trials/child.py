@@ -6,6 +6,7 @@ between trials. When the worker is gone, it is ended with everything it started.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -234,7 +235,8 @@ def serve(pipe: Pipe) -> None:
     """Do what the worker orders, for as long as it lives."""
     listener = Listener(pipe)
     listener.start()
-    while True:
+    streams = sys.stdout, sys.stderr
+    while not any(stream.closed for stream in streams):  # else the worker starts another child
         frame, context = listener.orders.get()
         if frame.header["type"] == "warm":
             answer = warm_up(frame.header["module"])
@@ -243,9 +245,11 @@ def serve(pipe: Pipe) -> None:
             answer = run_trial(frame.header, context)
             context.ended = True
         # What the trial printed must be in the log before the worker hears that it ended.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # an objective may have closed or replaced them
+                stream.flush()
         pipe.send(answer)
+        sys.stdout, sys.stderr = streams
 
 
 def leave_signals_to_the_worker() -> None:

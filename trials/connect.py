@@ -13,7 +13,7 @@ from trials.address import has_password, split_uri
 from trials.embedded import embedded_server, revive
 from trials.errors import InvalidValueError, ServerNotFoundError, StoreUnavailableError
 from trials.mongo_store import MongoStore
-from trials.variables import PASSWORD_FILE_VARIABLE, URI_VARIABLE
+from trials.variables import PASSWORD_FILE_VARIABLE, URI_VARIABLE, at_home
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def read_password(file: Path, named_by: str) -> str:
         InvalidValueError: If it cannot be read, or is empty.
     """
     try:
-        password = file.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        password = at_home(file, named_by).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidValueError(
             f"the file that {named_by} names cannot be read: {file} ({type(error).__name__})"

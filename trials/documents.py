@@ -88,16 +88,17 @@ def encode_trial(study: str, number: int, new: NewTrial, created_at: datetime) -
     }
 
 
+def _clean(text: str) -> str:
+    """Text as the database takes it: what a program printed need not be Unicode."""
+    return text.encode(errors="replace").decode()
+
+
 def legible(failure: Failure) -> Failure:
-    """A failure cut to fit: what a program printed may be long and need not be Unicode."""
-
-    def clean(text: str) -> str:
-        return text.encode(errors="replace").decode()
-
+    """A failure cut to fit: what a program printed may be long."""
     return dataclasses.replace(
         failure,
-        message=clean(failure.message[:MAX_MESSAGE]),
-        traceback=clean(failure.traceback[-MAX_MESSAGE:]),
+        message=_clean(failure.message[:MAX_MESSAGE]),
+        traceback=_clean(failure.traceback[-MAX_MESSAGE:]),
     )
 
 
@@ -134,7 +135,7 @@ def encode_worker(worker: WorkerInfo) -> Document:
             "pid": worker.pid,
             "slots": worker.slots,
             "version": worker.version,
-            "message": worker.message,
+            "message": _clean(worker.message[:MAX_MESSAGE]),
             "studies": worker.studies,
         },
         f"worker {worker.name!r}",

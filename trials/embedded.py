@@ -28,6 +28,7 @@ from pymongo.errors import ConnectionFailure
 from trials.errors import ServerNotFoundError, StoreUnavailableError
 from trials.mongo_base import DATABASE
 from trials.mongod import start_mongod
+from trials.variables import at_home
 
 STOP_S = 20.0
 POLL_S = 0.05
@@ -114,7 +115,7 @@ def stop(state_dir: Path | str | None = None) -> ServerStatus:
 
 
 def status(state_dir: Path | str | None = None) -> ServerStatus:
-    """Whether the folder's server runs; starts and makes nothing."""
+    """Whether the folder's server runs; starts nothing, and makes no folder."""
     folder = _Folder(_chosen(state_dir))
     if not folder.path.exists():
         return folder.status()
@@ -125,12 +126,13 @@ def status(state_dir: Path | str | None = None) -> ServerStatus:
 def default_state_dir() -> Path:
     """``LARNN_STATE_DIR``, else ``larnn-search`` in the user's folder for state (XDG)."""
     if chosen := os.environ.get("LARNN_STATE_DIR"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "larnn-search"
+        return at_home(chosen, "LARNN_STATE_DIR")
+    place = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return at_home(place, "the state folder (LARNN_STATE_DIR names another)") / "larnn-search"
 
 
 def _chosen(state_dir: Path | str | None) -> Path:
-    return Path(state_dir).expanduser() if state_dir is not None else default_state_dir()
+    return default_state_dir() if state_dir is None else at_home(state_dir, "the state folder")
 
 
 def _is_private(folder: Path) -> bool:
@@ -160,11 +162,21 @@ class _Folder:
         folder = cls(_chosen(state_dir))
         try:
             folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.path.chmod(0o700)
+            if not _is_private(folder.path):
+                folder.close_to_others()
             folder.database.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise folder.unwritable(error) from error
         return folder
+
+    def close_to_others(self) -> None:
+        """Who can look into the folder can connect to its server, which asks for no password."""
+        if not self.database.exists() and any(self.path.iterdir()):
+            raise StoreUnavailableError(
+                f"the state folder {self.path} holds other files, and others may look into it: set "
+                "LARNN_STATE_DIR to a folder of its own"
+            )
+        self.path.chmod(0o700)
 
     def unwritable(self, error: OSError) -> StoreUnavailableError:
         reason = error.strerror or str(error)

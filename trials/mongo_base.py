@@ -173,6 +173,10 @@ def _client(uri: str, password: str | None) -> MongoClient[Document]:
         if not uri.startswith(("mongodb://", "mongodb+srv://")) or not parts.hosts:
             raise ValueError("no scheme, or no host")
         return MongoClient(uri, **ours)
+    except OSError as error:
+        raise InvalidValueError(
+            f"a file that the MongoDB URI names (tlsCAFile, say) cannot be used: {error}"
+        ) from None
     except (ConfigurationError, ValueError, TypeError) as error:
         if "DNS" in str(error):
             raise StoreUnavailableError(

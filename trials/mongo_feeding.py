@@ -10,7 +10,7 @@ from trials import pipelines
 from trials.documents import Document, encode_trial, trial_id
 from trials.mongo_studies import DUPLICATE_KEY, MongoStudies
 from trials.reading import read_trial
-from trials.retrying import retried
+from trials.retrying import are_all, retried
 from trials.rules import feeder_lost, numbers_taken
 from trials.store import LEASE_SECONDS, NewTrial
 from trials.study import StudyState
@@ -77,7 +77,7 @@ class MongoFeeding(MongoStudies):
             if new := wanted[len(there) :]:
                 self._trials.insert_many(new)
         except BulkWriteError as error:
-            if error.details["writeErrors"][0]["code"] != DUPLICATE_KEY:
+            if not are_all(DUPLICATE_KEY, error):
                 raise
             # Somebody else's, or this call's own, sent again by the driver.
             if len(self._same_trials(study, first_number, wanted)) < len(wanted):

@@ -1,4 +1,4 @@
-"""Studies, feeders and workers in MongoDB."""
+"""Studies and workers in MongoDB."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trials.rules import (
     study_exists,
     study_not_found,
 )
-from trials.store import LEASE_SECONDS, Offer, WorkerInfo
+from trials.store import CHECKPOINT, LEASE_SECONDS, Offer, WorkerInfo
 from trials.study import LIMIT_FIELDS, Counts, Study, StudySpec, StudyState, states_before
 from trials.transfer import check_whole, study_document, trial_document
 from trials.trial import Trial, TrialState
@@ -54,6 +54,10 @@ class MongoStudies(MongoBase):
         encoded = encode_study(spec, self._now())
         try:
             self._studies.insert_one(encoded)
+            # A feeder that had asked may have added trials while one of that name was deleted.
+            self._trials.delete_many(
+                {"study": spec.name, "created_at": {"$lt": encoded["created_at"]}}
+            )
             return decode_study(encoded)
         except DuplicateKeyError:
             return self._relaunch(spec)
@@ -128,6 +132,7 @@ class MongoStudies(MongoBase):
                 chosen,
                 lambda: self._trials.update_many(chosen, pipelines.cancel()),
             )
+            self._blobs.delete_below(f"{name}/{CHECKPOINT}/")
         return study
 
     def delete_study(self, name: str) -> None:

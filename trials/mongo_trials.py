@@ -260,15 +260,18 @@ class MongoTrials(MongoFeeding):
     def best_trial(self, study: str) -> Trial | None:
         """See `TrialStore.best_trial`."""
         # NaN is no number between the infinities, and so left out.
-        document = self._trials.find_one(
-            {
-                "study": study,
-                "state": TrialState.COMPLETE.value,
-                "loss": {"$gte": -math.inf, "$lte": math.inf},
-            },
-            sort=[("loss", 1), ("number", 1)],
-        )
+        asked: Document = {
+            "study": study,
+            "state": TrialState.COMPLETE.value,
+            "loss": {"$gte": -math.inf, "$lte": math.inf},
+        }
+        order = [("loss", 1), ("number", 1)]
+        document = self._trials.find_one(asked, sort=order)
         if document is None:
             self._read_study(study)
             return None
-        return read_trial(document)
+        best = read_trial(document)
+        if best.state is not TrialState.COMPLETE:  # it cannot be read: the next one that can
+            others = map(read_trial, self._trials.find(asked, sort=order))
+            return next((trial for trial in others if trial.state is TrialState.COMPLETE), None)
+        return best

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from trials.errors import ServerNotFoundError
+from trials.variables import at_home
 
 CACHE_GB = 0.25
 START_S = 60.0
@@ -29,7 +30,7 @@ def find_mongod() -> Path:
         ServerNotFoundError: If there is none; names the choices.
     """
     if chosen := os.environ.get("LARNN_MONGOD"):
-        if found := shutil.which(Path(chosen).expanduser()):
+        if found := shutil.which(at_home(chosen, "LARNN_MONGOD")):
             return Path(found)
         raise ServerNotFoundError(f"LARNN_MONGOD names no program: {chosen}; {CHOICES}")
     if found := shutil.which("mongod"):

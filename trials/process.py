@@ -137,6 +137,8 @@ class ChildProcess:
             ValueError: If the header has no JSON form.
             ChildGoneError: If the child does not take it.
         """
+        if header["type"] == "trial":
+            self._oom_kills = kernel_oom_kills()
         try:
             self._pipe.send(header, payload)
         except OSError as error:

@@ -95,8 +95,8 @@ def decode_study(document: object) -> Study:
 
 def _decode_look(document: object, where: str) -> Mapping[str, Any]:
     read = _Reader(document, f"{where}: a look at the test people")
-    rest = {name: read.get(name, object) for name in read.document if name not in ("at", "id")}
-    return {**rest, "at": read.get("at", datetime)}
+    number, at = read.get("number", int), read.get("at", datetime)
+    return {**read.document, "number": number, "at": at}
 
 
 NO_TIME = datetime.fromtimestamp(0, UTC)

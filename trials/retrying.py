@@ -153,9 +153,10 @@ def is_too_large(error: Exception) -> bool:
 
 def are_all(code: int, error: Exception) -> bool:
     """Whether a bulk of writes met errors of this one code alone."""
-    if not isinstance(error, BulkWriteError):
+    if not isinstance(error, BulkWriteError) or error.details.get("writeConcernErrors"):
         return False
-    return all(one["code"] == code for one in error.details["writeErrors"])
+    met = [one["code"] for one in error.details["writeErrors"]]
+    return bool(met) and all(one == code for one in met)
 
 
 def _is_out_of_disk(error: OperationFailure) -> bool:

@@ -17,11 +17,13 @@ from trials.health import SlotHealth
 from trials.process import ChildGoneError, ChildProcess
 from trials.settings import Shared
 from trials.study import Study
-from trials.trial import Outcome, Trial, TrialState
+from trials.trial import Trial, TrialState
 
 FIRST_IDLE_SECONDS = 0.02
 LAST_IDLE_SECONDS = 1.0
 IDLE_GROWTH = 1.6
+WARM_SECONDS = 300.0
+"""An import may come from a slow network drive; one that never ends must not go unseen."""
 log = logging.getLogger("larnn.worker")
 
 
@@ -136,30 +138,32 @@ class Slot(threading.Thread):
         log.info("%s starts on %s", attempt, self.device)
         try:
             outcome = attempt.run()
-            if outcome is not None and attempt.finish(outcome) is not None:
-                self._judge(attempt, outcome)
+            ended = attempt.finish(outcome) if outcome is not None else None
+            if ended is not None:
+                self._judge(attempt, ended)
         finally:
             self.attempt = None
             if not child.is_usable:
                 self._end_child()
 
-    def _judge(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Learn from how a trial ended."""
-        study, trial, failure = attempt.study, attempt.trial, outcome.failure
+    def _judge(self, attempt: Attempt, ended: Trial) -> None:
+        """Learn from how a trial ended, as it was written."""
+        study, last = attempt.study, ended.failures[-1] if ended.failures else None
+        failure = last if last is not None and last.attempt == attempt.trial.attempt else None
         if attempt.refusal is not None:
             self._chooser.leave_alone(study, attempt.refusal)
             log.warning("leaves study %r alone: %s", study.name, attempt.refusal)
         if failure is None:
-            loss = "" if outcome.loss is None else f", loss {outcome.loss:.4g}"
-            log.info("%s %s%s", attempt, _ending(outcome), loss)
-            if outcome.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            loss = "" if ended.loss is None else f", loss {ended.loss:.4g}"
+            log.info("%s %s%s", attempt, _ending(ended), loss)
+            if ended.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 self.health.succeeded()
             return
-        log.warning("%s %s: %s: %s", attempt, _ending(outcome), failure.kind, failure.message)
+        log.warning("%s %s: %s: %s", attempt, _ending(ended), failure.kind, failure.message)
         if needs_fresh_child(failure):
             self._end_child()
         try:
-            self.health.failed(study.name, trial.number, failure)
+            self.health.failed(study.name, ended.number, failure)
         except TrialsError as error:  # for example deleted meanwhile
             log.warning("study %r: %s", study.name, error)
 
@@ -171,9 +175,14 @@ class Slot(threading.Thread):
             self._child = child = ChildProcess(device=self.device, threads=threads)
         if module in child.warmed:
             return child
+        deadline = self._shared.clock() + WARM_SECONDS
         try:
             child.send({"type": "warm", "module": module})
             while not self._shared.stopping.is_set():
+                if self._shared.clock() > deadline:
+                    self._trouble = f"importing {module} takes longer than {WARM_SECONDS:.0f} s"
+                    log.error("%s", self.message)
+                    break
                 for frame in child.receive(timeout_s=0.1):
                     if error := frame.header["error"]:
                         log.warning("cannot import %s: %s", module, error)
@@ -200,8 +209,8 @@ class Slot(threading.Thread):
             child.close()
 
 
-def _ending(outcome: Outcome) -> str:
+def _ending(trial: Trial) -> str:
     """What became of a trial, for the log."""
-    if outcome.state is TrialState.WAITING:
+    if trial.state is TrialState.WAITING:
         return "goes back to the queue"
-    return f"ends {outcome.state}"
+    return f"ends {trial.state}"

@@ -60,7 +60,7 @@ def check_transition(old: TrialState, new: TrialState) -> None:
 
 
 class FailureKind(enum.StrEnum):
-    """Why an attempt ended without a result; each has its own retry policy (`worker.py`)."""
+    """Why an attempt ended without a result; each has its own retry policy (`failures.py`)."""
 
     EXCEPTION = "exception"
     CRASH = "crash"

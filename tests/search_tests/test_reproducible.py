@@ -98,7 +98,9 @@ def test_a_trial_keeps_what_is_needed_to_repeat_it():
     assert told["threads"] >= 1
     assert told["seconds"] > 0
     is_checkout = (Path(objective.__file__).parents[1] / ".git").exists()
-    named = {"larnn-search", "torch", "numpy", "python"} | ({"git"} if is_checkout else set())
+    named = {"larnn-search", "torch", "numpy", "python", "cpu"} | (
+        {"git"} if is_checkout else set()
+    )
     assert set(told["versions"]) == named
     assert told["data_fingerprint"]
 

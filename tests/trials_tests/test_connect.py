@@ -92,6 +92,12 @@ def test_what_has_no_password_is_not_refused(uri: str) -> None:
     assert not has_password(uri)
 
 
+def test_a_file_that_the_uri_names_and_that_is_not_there_is_named() -> None:
+    with pytest.raises(InvalidValueError, match=r"a file that the MongoDB URI .*/nowhere/ca") as e:
+        MongoStore(f"mongodb://me:{SECRET}@host/db?tls=true&tlsCAFile=/nowhere/ca.pem")
+    assert SECRET not in f"{e.value!r} {e.value.__cause__!r}"
+
+
 @pytest.mark.parametrize(
     "uri", [f"mongodb://me:{SECRET}:x@host:port/db", f"http://me:{SECRET}@host", "", "host:27017"]
 )

@@ -96,6 +96,28 @@ def test_a_hostile_trial_is_refused_and_the_next_one_runs(
     assert study.get_trial("s", 0).state is TrialState.FAILED
 
 
+def test_the_best_trial_is_the_best_of_those_that_can_be_read(study: MongoStore) -> None:
+    study.add_trials("s", None, 0, [NewTrial({"x": x}, 1) for x in range(3)])
+    for token in "abc":
+        trial = study.reserve("s", "w", "h", token, 1000)
+        assert trial is not None
+        study.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.1 + trial.number))
+    study._trials.update_one({"_id": "s/0"}, {"$set": {"reports": 5}})
+    best = study.best_trial("s")
+    assert best is not None
+    assert (best.number, best.state) == (1, TrialState.COMPLETE)
+    study._trials.update_many({}, {"$set": {"reports": 5}})
+    assert study.best_trial("s") is None
+
+
+def test_a_new_study_starts_without_what_one_of_its_name_left(study: MongoStore) -> None:
+    # A feeder that was at it while the study was deleted
+    study._trials.insert_one({**GOOD, "created_at": datetime(2020, 1, 1, tzinfo=UTC)})
+    study._studies.delete_one({"_id": "s"})
+    study.create_study(SPEC)
+    assert study.list_trials("s") == []
+
+
 def brim(document: dict[str, Any], reports: bool, spare: int) -> dict[str, Any]:
     """A document with so many bytes of room, filled in its reports or in its params."""
     report = {"loss": 1.0, "metrics": {"text": ""}, "seconds": 0, "attempt": 1}

@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -19,7 +19,7 @@ from tests.trials_tests.conftest import fill
 from tests.trials_tests.working import eventually, is_alive
 from trials import embedded
 from trials.connect import connect
-from trials.errors import ServerNotFoundError, StoreUnavailableError
+from trials.errors import InvalidValueError, ServerNotFoundError, StoreUnavailableError
 from trials.mongod import find_mongod
 from trials.store import NewTrial
 from trials.study import StudySpec
@@ -93,7 +93,7 @@ def test_data_outlive_the_server_and_nested_uses_share_it(state_dir: Path) -> No
 
 
 def test_the_latest_logs_of_earlier_servers_are_kept(state_dir: Path) -> None:
-    state_dir.mkdir()
+    state_dir.mkdir(mode=0o700)
     for day in range(1, 7):
         (state_dir / f"mongod.log.2026-01-{day:02d}T00-00-00").touch()
     with embedded.embedded_server(state_dir):
@@ -181,7 +181,7 @@ def test_a_long_path_gets_its_socket_elsewhere(tmp_path: Path) -> None:
 
 def test_a_socket_is_not_put_into_a_folder_that_others_may_enter(tmp_path: Path) -> None:
     long, open_to_all = tmp_path / ("x" * 120), tmp_path / "open"
-    long.mkdir()
+    long.mkdir(mode=0o700)
     open_to_all.mkdir(mode=0o755)
     (long / "socket").write_text(f"{open_to_all}/mongod.sock\n")
     with embedded.embedded_server(long) as uri:
@@ -286,6 +286,26 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         embedded.start(tmp_path / "file" / "x")
     assert embedded.status(tmp_path / "none").pid is None
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_other_things_is_not_closed_to_others(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes").touch()
+    with pytest.raises(StoreUnavailableError, match="holds other files, and others may look into"):
+        embedded.start(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [("LARNN_STATE_DIR", embedded.default_state_dir), ("LARNN_MONGOD", find_mongod)],
+)
+def test_a_folder_of_nobodys_home_is_named(
+    name: str, use: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "~nobody-here/x")
+    with pytest.raises(InvalidValueError, match=f"{name}: ~nobody-here/x is in no home folder"):
+        use()
 
 
 def test_the_state_folder_follows_the_environment(

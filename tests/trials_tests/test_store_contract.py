@@ -846,6 +846,17 @@ def test_a_cancelled_trial_does_not_return_to_the_queue(queue: TrialStore) -> No
     assert queue.load_blob("s", 0, CHECKPOINT) is None
 
 
+def test_a_cancelled_study_keeps_no_checkpoint(queue: TrialStore) -> None:
+    waiting, running = take(queue, "a"), take(queue, "b")
+    for trial in (waiting, running):
+        queue.save_blob(trial.claim, CHECKPOINT, b"c")
+    queue.finish(waiting.claim, Outcome(TrialState.WAITING))
+    queue.set_study_state("s", StudyState.CANCELLED)
+    queue.finish(running.claim, Outcome(TrialState.CANCELLED))
+    assert queue.load_blob("s", waiting.number, CHECKPOINT) is None
+    assert queue.load_blob("s", running.number, CHECKPOINT) is None
+
+
 def test_the_best_trial_is_the_first_of_least_loss(queue: TrialStore) -> None:
     assert queue.best_trial("s") is None
     queue.create_study(dataclasses.replace(SPEC, max_trials=None))

@@ -518,8 +518,8 @@ def test_reports_the_store_refuses_fail_their_trial_only(error, monkeypatch, gat
         raise error
 
     monkeypatch.setattr(store, "report", refuse)
-    gate.touch()
-    add_study(store, "steps", [{"steps": 2, "gate": str(gate)}])
+    # It waits at a gate that stays shut: its worker ends it at once, not as it ends.
+    add_study(store, "steps", [{"steps": 2, "gate": str(gate), "gate_from": 1}])
     add_study(store, "square", [{"x": 1}], name="other")
     with RunningWorker(store):
         (trial,) = eventually(lambda: finished(store))
@@ -527,6 +527,27 @@ def test_reports_the_store_refuses_fail_their_trial_only(error, monkeypatch, gat
     assert trial.state is TrialState.FAILED
     assert str(error) in trial.failures[0].message
     assert other.state is TrialState.COMPLETE
+
+
+def test_what_an_objective_does_to_its_output_costs_no_result(store):
+    add_study(store, "misbehave", [{"how": "mute"}, {"how": "chatter"}], max_retries=0)
+    assert [trial.state for trial in run_all(store)] == [TrialState.COMPLETE] * 2
+
+
+def test_the_log_tells_how_a_trial_was_written(store, monkeypatch, caplog):
+    finish = store.finish
+
+    def refuse(claim, outcome):
+        if outcome.state is TrialState.COMPLETE:
+            raise InvalidValueError("at most 16 MB")
+        return finish(claim, outcome)
+
+    monkeypatch.setattr(store, "finish", refuse)
+    add_study(store, "square", [{"x": 1}])
+    with caplog.at_level("INFO", "larnn.worker"):
+        run_all(store)
+    assert "ends FAILED: exception: its result cannot be kept: at most 16 MB" in caplog.text
+    assert "COMPLETE" not in caplog.text
 
 
 def test_a_child_that_speaks_nonsense_fails_its_trial_only(store):
