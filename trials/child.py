@@ -231,12 +231,31 @@ def warm_up(module: str) -> dict[str, Any]:
     return {"type": "ready", "error": None}
 
 
+class Output:
+    """Standard output and error as they were, whatever a trial did to them."""
+
+    def __init__(self) -> None:
+        self._streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._kept = {name: os.dup(stream.fileno()) for name, stream in self._streams.items()}
+
+    def settle(self) -> None:
+        """Write out what was printed, and put back streams that were replaced or closed."""
+        for name, stream in self._streams.items():
+            with contextlib.suppress(Exception):  # what a trial put in place may do anything
+                getattr(sys, name).flush()
+            if stream.closed:
+                number = 1 if name == "stdout" else 2
+                os.dup2(self._kept[name], number)
+                self._streams[name] = stream = open(number, "w", buffering=1)  # noqa: SIM115  # it stays
+            setattr(sys, name, stream)
+
+
 def serve(pipe: Pipe) -> None:
     """Do what the worker orders, for as long as it lives."""
     listener = Listener(pipe)
     listener.start()
-    streams = sys.stdout, sys.stderr
-    while not any(stream.closed for stream in streams):  # else the worker starts another child
+    output = Output()
+    while True:
         frame, context = listener.orders.get()
         if frame.header["type"] == "warm":
             answer = warm_up(frame.header["module"])
@@ -245,11 +264,8 @@ def serve(pipe: Pipe) -> None:
             answer = run_trial(frame.header, context)
             context.ended = True
         # What the trial printed must be in the log before the worker hears that it ended.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # an objective may have closed or replaced them
-                stream.flush()
+        output.settle()
         pipe.send(answer)
-        sys.stdout, sys.stderr = streams
 
 
 def leave_signals_to_the_worker() -> None:
