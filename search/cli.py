@@ -7,6 +7,7 @@ by SIGTERM.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,15 @@ class Commands(click.Group):
         """As click's, with the defaults of the current folder's file."""
         defaults = defaults_from_file(self)
         return super().make_context(info_name, args, parent, default_map=defaults, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; with ``--debug`` an error that is told in a line shows where it came from."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, errors.TrialsError) as error:
+            if ctx.params["debug"]:
+                traceback.print_exception(error)
+            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,8 +121,6 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return complain("stopped", 130)
     except errors.TrialsError as error:
-        if "--debug" in arguments:
-            raise
         return complain(str(error), 2 if isinstance(error, USER_MISTAKES) else 1)
     except BrokenPipeError:
         # `larnn-search trials quick | head` is no error; keep Python from flushing into the pipe.

@@ -43,15 +43,19 @@ def enqueue(store: TrialStore, name: str, given: Mapping[str, Any]) -> Trial:
 
 
 def _check_open(store: TrialStore, study: Study) -> None:
-    budget, found = study.spec.max_trials, None
-    if study.state not in OPEN_STATES:
-        found = f"is {study.state}"
-    elif budget is not None and taken(store.counts(study.name)) >= budget:
-        found = f"has {budget} trials that run or have finished"
-    if found is not None:
+    budget, name = study.spec.max_trials, study.name
+    larger = "the command that launched it, with a higher --max-trials"
+    if study.state is StudyState.CANCELLED:
+        raise ValueError(f"study {name} is CANCELLED for good: launch it under another name")
+    if budget is not None and taken(store.counts(name)) >= budget:
         raise ValueError(
-            f"study {study.name} {found} and starts no more trials; give it a larger "
-            "budget first: the command that launched it, with a higher --max-trials"
+            f"study {name} has {budget} trials that run or have finished, and starts no more: give "
+            f"it a larger budget first, {larger}"
+        )
+    if study.state not in OPEN_STATES:
+        raise ValueError(
+            f"study {name} is {study.state} and starts no more trials: "
+            f"`larnn-search resume {name}` first, or {larger}"
         )
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.config import DataConfig
+from model.config import DataConfig, ModelConfig
 from search.grid import grid
-from search.named_spaces import NAMED_SPACES, resolve
+from search.named_spaces import resolve
 from search.presets import PRESETS
 from search.space import Space, check_larnn, parse_assignment
 from trials.study import StudySpec, check_study_name
@@ -161,7 +161,7 @@ def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
     What the user said goes before what the space names, and that before what the preset fixes.
     """
     preset = PRESETS[request.preset]
-    space = resolve(request.space) if request.space else _space_of_cell(request.fix, preset.space)
+    space = resolve(request.space) if request.space else preset.space_of(_cell(request.fix))
     own = {*space.fixed, *(row.name for row in space.rows)}
     fixed = {name: value for name, value in preset.fixed.items() if name not in own}
     if request.data or "data" not in space.fixed:
@@ -169,10 +169,9 @@ def _own_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:
     return space, fixed, request.max_trials or preset.max_trials
 
 
-def _space_of_cell(fix: tuple[str, ...], otherwise: Space) -> Space:
-    """The space of a cell that the user fixed: the preset's searches what only a LARNN has."""
-    fixed = dict(parse_assignment(assignment) for assignment in fix)
-    return NAMED_SPACES.get(str(fixed.get("cell")), otherwise)
+def _cell(fix: tuple[str, ...]) -> str:
+    """The cell that the user fixed, or the LARNN."""
+    return str(dict(map(parse_assignment, fix)).get("cell", ModelConfig.cell))
 
 
 def _foreign_settings(request: Request) -> tuple[Space, dict[str, Any], int | None]:

@@ -16,7 +16,7 @@ from search.ending import last_failure
 from search.plain_lines import budget
 from search.results import searched_settings
 from search.snapshot import Snapshot
-from search.text import format_duration, format_value, sparkline
+from search.text import format_duration, format_share, format_value, sparkline
 from trials.store import WorkerInfo
 from trials.trial import TrialState
 
@@ -40,7 +40,8 @@ def render(snapshot: Snapshot) -> RenderableType:
     parts += [Text(), *_best(snapshot), *_failure(snapshot)]
     if snapshot.running:
         parts += [Text(), _running(snapshot)]
-    parts += [Text(), _workers(snapshot)]
+    if snapshot.workers or not snapshot.is_over:
+        parts += [Text(), _workers(snapshot)]
     return Group(*parts)
 
 
@@ -90,7 +91,7 @@ def _best(snapshot: Snapshot) -> list[RenderableType]:
     )
     accuracy = best.result.get("validation_accuracy")
     if isinstance(accuracy, float):
-        words.append(f", validation accuracy {accuracy:.1%}".replace("%", " %"))
+        words.append(f", validation accuracy {format_share(accuracy)}")
     settings = [
         Text.assemble((f"{name} ", "dim"), format_value(value))
         for name, value in searched_settings(snapshot.study, best).items()

@@ -137,7 +137,8 @@ _SECONDS: dict[str, Any] = {
 }
 study_options = together(
     study_option("--preset", type=click.Choice(list(PRESETS)),
-                 help="Sizes and budget to start from; every option below overrides it."),
+                 help="Sizes and budget to start from; every option below overrides it. "
+                 + "; ".join(f"{preset.name}: {preset.doc}" for preset in PRESETS.values()) + "."),
     study_option("--study", required=True,
                  help="Name of the study; an existing one is resumed, as it was where nothing else "
                  "is said."),

@@ -12,7 +12,7 @@ from model.config import BACKEND_VARIABLE, TrialConfig
 from search import author_trials
 from search.final import SOURCE, TEST, final_name
 from search.launch import DEFAULT_OBJECTIVE, JUDGING_OBJECTIVE
-from search.space import parse_assignment
+from search.space import assignment
 from trials.errors import InvalidValueError
 from trials.study import Study
 from trials.trial import Trial
@@ -68,7 +68,7 @@ def repeat_command(study: Study, trial: Trial) -> str | None:
         return shlex.join(words)
     words = ["larnn-search", "train", "--threads", str(study.spec.threads), *_computed_by(trial)]
     for name, value in _all_settings(trial).items():
-        words += ["--fix", f"{name}={_written(value)}"]
+        words += ["--fix", assignment(name, value)]
     return shlex.join(words)
 
 
@@ -103,10 +103,3 @@ def _all_settings(trial: Trial) -> Mapping[str, Any]:
     except ValueError:  # another version's; training it says what is wrong
         return params
     return {name: value for name, value in params.items() if value is not None}
-
-
-def _written(value: Any) -> str:
-    """As `parse_assignment` reads it back."""
-    if isinstance(value, str) and parse_assignment(f"name={value}") == ("name", value):
-        return value
-    return json.dumps(value)

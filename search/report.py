@@ -14,9 +14,8 @@ from search import plots, results
 from search.figure_kinds import KINDS, ON_PAGES
 from search.parameter import doc_of
 from search.ranking import Ranked
-from search.screens import accuracy
 from search.source import StudyData
-from search.text import format_duration, format_value
+from search.text import format_duration, format_share, format_value
 from trials.trial import TrialState
 
 BEST = 10
@@ -58,7 +57,7 @@ def winner_in_words(data: StudyData) -> str:
     told = f"Trial {first.trial.number} won with a {results.loss_name(data.study)} of "
     told += format_value(first.loss)
     if first.validation_accuracy is not None:
-        told += f" and a validation accuracy of {accuracy(first.validation_accuracy)}"
+        told += f" and a validation accuracy of {format_share(first.validation_accuracy)}"
     told += seeds
     if others:
         behind = format_value(others[0].loss - first.loss)
@@ -90,7 +89,7 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
         ("computing time", format_duration(spent)),
     ]
     for look in study.test_looks:
-        told = f"{accuracy(look.get('test_accuracy'))}, trial {look['number']}"
+        told = f"{format_share(look.get('test_accuracy'))}, trial {look['number']}"
         rows.append(("test people", f"{told}, looked at {look['at']:%Y-%m-%d %H:%M}"))
     return rows
 
@@ -106,7 +105,11 @@ def _ranking(data: StudyData) -> dict[str, Any]:
     names = list(dict.fromkeys(name for row in settings for name in row))
 
     def row(one: Ranked, own: dict[str, Any]) -> list[str]:
-        told = (str(one.trial.number), format_value(one.loss), accuracy(one.validation_accuracy))
+        told = (
+            str(one.trial.number),
+            format_value(one.loss),
+            format_share(one.validation_accuracy),
+        )
         return [*told, *(format_value(own.get(name)) for name in names)]
 
     head = ["trial", "loss", "validation", *(name.replace("_", " ") for name in names)]

@@ -14,20 +14,15 @@ from search.parameter import Parameter, doc_of
 from search.purpose import Purpose, purpose_of
 from search.ranking import Ranked
 from search.results import duration_s, searched_settings, shared_settings, to_plain
-from search.space import Space
+from search.space import Space, assignment
 from search.tables import print_cut, print_rich, table
-from search.text import format_duration, format_value
+from search.text import format_duration, format_share, format_value
 from trials.study import Counts, Study
 from trials.trial import BUDGET_STATES, Trial
 
 if TYPE_CHECKING:
     from model.data import DatasetInfo
     from search.answer import Answer
-
-
-def accuracy(value: Any) -> str:
-    """A share as per cent; ``-`` where there is none."""
-    return f"{100 * value:.2f} %" if isinstance(value, float) else "-"
 
 
 def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
@@ -42,7 +37,7 @@ def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
         made.add_row("seeds", *(str(one.seeds) for one in ranked))
     made.add_row(f"{mean}loss", *(format_value(one.loss) for one in ranked))
     if any("validation_accuracy" in trial.result for trial in trials):
-        reached = (accuracy(one.validation_accuracy) for one in ranked)
+        reached = (format_share(one.validation_accuracy) for one in ranked)
         made.add_row(f"{mean}validation accuracy", *reached)
     made.add_row("took", *(format_duration(duration_s(trial)) for trial in trials))
     made.add_section()
@@ -72,7 +67,7 @@ def print_answer(answer: Answer) -> None:
     if "validation_accuracy" in trial.result:
         print_rich(
             Text(f"Winner: trial {trial.number}"),
-            Text(f"  validation accuracy  {accuracy(trial.result['validation_accuracy'])}"),
+            Text(f"  validation accuracy  {format_share(trial.result['validation_accuracy'])}"),
             Text(f"  test accuracy        {tested(answer.test, answer.untested)}"),
         )
     print_rich(
@@ -88,7 +83,9 @@ def tested(look: Mapping[str, Any] | None, untested: str) -> str:
     """The one look at the test people, in words."""
     if look is None:
         return f"not looked at: {untested}"
-    return f"{accuracy(look['test_accuracy'])} (the trial's own weights, people never seen before)"
+    return (
+        f"{format_share(look['test_accuracy'])} (the trial's own weights, people never seen before)"
+    )
 
 
 def study_row(study: Study, counts: Counts) -> dict[str, Any]:
@@ -140,7 +137,7 @@ def print_trials(study: Study, trials: Sequence[Trial]) -> None:
     columns = [">trial", "state", ">loss", *([">validation"] if accuracies else []), ">time"]
     made = table(*columns, *(name.replace("_", " ") for name in names))
     for trial, settings in rows:
-        reached = [accuracy(trial.result.get("validation_accuracy"))] if accuracies else []
+        reached = [format_share(trial.result.get("validation_accuracy"))] if accuracies else []
         made.add_row(
             str(trial.number),
             str(trial.state),
@@ -246,7 +243,7 @@ def print_space(space: Space) -> None:
 
 def _pins(settings: Mapping[str, Any]) -> Text:
     """Settings that do not vary, as ``--fix`` takes them."""
-    return Text("Fixed: " + shlex.join(f"{name}={value}" for name, value in settings.items()))
+    return Text("Fixed: " + shlex.join(assignment(name, value) for name, value in settings.items()))
 
 
 def values_of(row: Parameter) -> str:
@@ -282,7 +279,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
                 "none" if end is None else format_value(end) for end in row["expected_interval"]
             )
             expected += f" [{', '.join(ends)}]"
-        test = accuracy(row["test_accuracy"])
+        test = format_share(row["test_accuracy"])
         if row["test_interval"]:
             test += " [{:.2f}, {:.2f}]".format(*(100 * end for end in row["test_interval"]))
         made.add_row(
@@ -291,7 +288,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['complete']}/{row['finished']}",
             f"{row['core_hours']:.2f}",
             format_value(row["best_loss"]),
-            accuracy(row["validation_accuracy"]),
+            format_share(row["validation_accuracy"]),
             format_value(row["loss_in_budget"]),
             expected,
             test,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -196,6 +197,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
+def assignment(name: str, value: Any) -> str:
+    """``name=value``, as `parse_assignment` reads it back."""
+    if isinstance(value, str) and parse_assignment(f"name={value}") == ("name", value):
+        return f"{name}={value}"
+    return f"{name}={json.dumps(value)}"
+
+
 def _check_text(name: str, value: str) -> None:
     """Refuse text that its writer takes for something else.
 
@@ -206,7 +214,9 @@ def _check_text(name: str, value: str) -> None:
         meant = {"True": "true", "False": "false", "None": "null"}[value]
     else:
         try:
-            meant = json.dumps(float(value), allow_nan=False)
+            number = float(value)
+            is_whole = re.fullmatch(r"[+-]?\d+", value) is not None
+            meant = json.dumps(int(value) if is_whole else number, allow_nan=False)
         except ValueError:
             return
     raise ValueError(

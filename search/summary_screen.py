@@ -8,9 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.screens import accuracy
 from search.tables import print_rich, table
-from search.text import format_value
+from search.text import format_share, format_value
 
 PEOPLE = {
     "test": "test people",
@@ -41,7 +40,7 @@ def _searches(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     made = table("search", "cell", ">trials", ">core hours", ">validation accuracy")
     for name, row in rows.items():
         spent = f"{row['core_hours']:.2f}"
-        reached = accuracy(row["validation_accuracy"])
+        reached = format_share(row["validation_accuracy"])
         made.add_row(name, str(row["cell"] or "-"), str(row["trials"]), spent, reached)
     return made
 
@@ -56,7 +55,7 @@ def _again(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             + (f", {row['diverged']} diverged" if row["diverged"] else ""),
             format_value(row["loss_mean"]) + _ends(row["loss_interval"], ".4f"),
             _ratio(row["ratio_mean"], row["ratio_interval"]),
-            accuracy(row["accuracy_mean"]) + _percent(row["accuracy_interval"]),
+            format_share(row["accuracy_mean"]) + _percent(row["accuracy_interval"]),
             format_value(row["parameters"]),
         )
     return made
@@ -76,7 +75,7 @@ def _finals(rows: Mapping[str, Mapping[str, Any]]) -> Table:
             count = f"{row[f'{final}_ended']}/{row[f'{final}_trainings']}"
             trainings = ", ".join([count, *(f"{n} {what}" for what, n in lost.items() if n)])
             reached = row.get(f"{kind}_accuracy_mean")
-            mean = accuracy(reached) + _percent(row.get(f"{kind}_interval"))
+            mean = format_share(reached) + _percent(row.get(f"{kind}_interval"))
             size = format_value(row.get("parameters"))
             made.add_row(name, str(row["cell"]), PEOPLE[kind], trainings, mean, size)
     return made

@@ -22,13 +22,18 @@ def visible(text: str) -> str:
     return text.translate(_CODES)
 
 
+def format_share(value: Any) -> str:
+    """An accuracy, or another share, as per cent; ``-`` where there is none."""
+    return f"{100 * value:.2f} %" if isinstance(value, float) else "-"
+
+
 def format_value(value: Any) -> str:
     """A setting or metric, floats in at most four significant digits; None is ``-``."""
     if value is None:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    if math.isfinite(value) and value != 0 and not 1e-4 <= abs(value) < 1e5:
+    if math.isfinite(value) and value != 0 and not 1e-4 <= abs(value) < 1e4:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"

@@ -122,7 +122,8 @@ def launch(
                 click.echo(json.dumps({"study": study.name, "state": str(study.state)}))
             else:
                 click.echo(
-                    f"Study {study.name} is in the queue; follow it: larnn-search status --watch"
+                    f"Study {study.name} is in the queue; follow it: "
+                    f"larnn-search status {study.name} --watch"
                 )
             return 0
         feed_to_the_end(store, study, ahead=ahead, lease_s=lease, aside=as_json)

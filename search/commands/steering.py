@@ -10,6 +10,7 @@ import click
 from search.options import mistakes, mongo_option, number_argument, opened, study_argument
 from trials.errors import UNREADABLE
 from trials.study import StudyState
+from trials.trial import TrialState
 
 
 def _change(study: str, mongo: str | None, state: StudyState, done: str) -> None:
@@ -66,7 +67,8 @@ def cancel(study: str, number: int | None, yes: bool, mongo: str | None) -> None
         return
     with opened(mongo) as store:
         trial = store.cancel_trial(study, number)
-    click.echo(f"Trial {number} of {study}: {trial.state}, cancellation asked for.")
+    asked = ", cancellation asked for" if trial.state is TrialState.RUNNING else ""
+    click.echo(f"Trial {number} of {study}: {trial.state}{asked}.")
 
 
 @click.command()

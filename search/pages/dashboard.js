@@ -61,13 +61,17 @@ function showHead(told) {
   byId("message").textContent = told.message;
   byId("progress").max = told.max_trials ?? Math.max(1, told.finished);
   byId("progress").value = told.finished;
-  const over = told.state === "COMPLETE" || told.state === "CANCELLED";
+  const over = isOver(told);
   const left = over || told.time_left_s === null ? "" : `, about ${duration(told.time_left_s)} left`;
   byId("budget").textContent = `${told.finished}/${told.max_trials ?? "∞"} trials${left}`;
   byId("counts").replaceChildren(...STATES.filter((state) => told.counts[state]).map((state) =>
     element("span", {}, element("span", { className: `dot ${state}` }),
       element("b", { textContent: told.counts[state] }), ` ${state.toLowerCase()}`)));
   showControls(told.study, over ? [] : told.state === "PAUSED" ? ["resume", "stop", "cancel"] : ["pause", "stop", "cancel"]);
+}
+
+function isOver(told) {
+  return told.state === "COMPLETE" || told.state === "CANCELLED";
 }
 
 function showControls(study, actions) {
@@ -124,8 +128,9 @@ function showWork(told) {
     worker.slots.filter((slot) => slot.number !== null && slot.number !== undefined)
       .map((slot) => `${slot.study} ${slot.number}`).join(", ") || worker.message || "idle",
     `${duration(worker.seen_s_ago)} ago`]);
+  const none = isOver(told) ? "No worker is alive." : "No worker is alive; start one with: larnn-search worker";
   byId("workers").replaceChildren(workers.length ? table(["worker", "device", "runs", "seen"], workers)
-    : element("p", { className: "soft", textContent: "No worker is alive; start one with: larnn-search worker" }));
+    : element("p", { className: "soft", textContent: none }));
 }
 
 function showFigures(told) {
@@ -136,8 +141,7 @@ function showFigures(told) {
       element("figure", {}, element("img", { id: `figure-${kind}`, alt: kind, loading: "lazy" })))));
   }
   for (const kind of figures) {
-    const over = told.state === "COMPLETE" || told.state === "CANCELLED";
-    const version = costly.includes(kind) && !over ? Math.floor(told.finished / 10) : told.finished;
+    const version = costly.includes(kind) && !isOver(told) ? Math.floor(told.finished / 10) : told.finished;
     const address = `/study/${told.study}/${kind}.png?v=${version}`;
     const image = byId(`figure-${kind}`);
     if (image.getAttribute("src") !== address) image.setAttribute("src", address);

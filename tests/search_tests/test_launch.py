@@ -38,7 +38,7 @@ def spec_of(**request):
 def test_a_preset_alone_is_a_study():
     spec = spec_of(preset="quick")
     preset = PRESETS["quick"]
-    assert Space.from_dict(spec.space) == preset.space
+    assert Space.from_dict(spec.space) == preset.space_of()
     assert spec.fixed == {**preset.fixed, "data": "har"}
     assert spec.max_trials == preset.max_trials
     assert spec.requirements == {"data_fingerprint": "of har"}

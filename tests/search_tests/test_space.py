@@ -18,7 +18,7 @@ from search.presets import PRESETS
 from search.screens import print_space
 from search.space import Space, check_larnn, parse_assignment
 
-EVERY = [*NAMED_SPACES.values(), *(preset.space for preset in PRESETS.values())]
+EVERY = [*NAMED_SPACES.values(), *(preset.space_of() for preset in PRESETS.values())]
 
 
 @pytest.mark.parametrize("space", EVERY, ids=lambda space: space.name)
@@ -102,12 +102,12 @@ def test_params_that_no_derivation_gives_cannot_be_expressed() -> None:
 
 
 def test_quick_is_small() -> None:
-    quick = PRESETS["quick"].space
+    quick = PRESETS["quick"].space_of()
     assert widths(quick)[1] <= 48
     assert [row.name for row in quick.rows] == [row.name for row in NAMED_SPACES["card"].rows]
     assert {"epochs", "time_stride"} <= set(PRESETS["quick"].fixed)
     for preset in PRESETS.values():
-        check_larnn(preset.space, preset.fixed)
+        check_larnn(preset.space_of(), preset.fixed)
 
 
 @pytest.mark.parametrize(
