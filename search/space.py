@@ -215,7 +215,7 @@ def _check_text(name: str, value: str) -> None:
     else:
         try:
             number = float(value)
-            is_whole = re.fullmatch(r"[+-]?\d+", value) is not None
+            is_whole = re.fullmatch(r"[+-]?[\d_]+", value) is not None
             meant = json.dumps(int(value) if is_whole else number, allow_nan=False)
         except ValueError:
             return

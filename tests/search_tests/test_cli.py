@@ -109,6 +109,22 @@ def test_defaults_come_from_the_file_then_the_environment_then_the_option(
     assert "from-option" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", ["--debug", "LARNN_DEBUG", CONFIG_FILE])
+def test_debug_shows_where_an_error_comes_from(said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text("x = ")
+    assert run_command(["spaces", "own.toml"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("LARNN_DEBUG", "1" if said == "LARNN_DEBUG" else "")
+    if said == CONFIG_FILE:
+        monkeypatch.delenv("LARNN_DEBUG")
+        (tmp_path / CONFIG_FILE).write_text("debug = true")
+    assert run_command([*["--debug"][: said == "--debug"], "spaces", "own.toml"]) == 2
+    told = capsys.readouterr().err
+    assert "space_file.py" in told
+    assert told.splitlines()[-1].startswith("larnn-search: space file own.toml is not TOML")
+
+
 def test_a_file_of_defaults_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

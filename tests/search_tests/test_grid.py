@@ -34,6 +34,12 @@ def test_infinite_and_huge_grids_are_refused():
         grid(Space("s", tuple(Parameter(name, "int", 1, 1000) for name in "ab")))
 
 
+def test_a_grid_is_not_built_to_be_refused():
+    space = Space("s", (Parameter("x", "int", 0, 10**12),))
+    with pytest.raises(ValueError, match="a grid may have 100000 points"):
+        grid(space)
+
+
 def test_points_come_in_order_once_each_and_a_restart_goes_on():
     suggester, trials = Suggester(SPACE, "grid"), []
     for _ in range(4):

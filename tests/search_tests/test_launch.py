@@ -40,6 +40,10 @@ def test_a_preset_alone_is_a_study():
     preset = PRESETS["quick"]
     assert Space.from_dict(spec.space) == preset.space_of()
     assert spec.fixed == {**preset.fixed, "data": "har"}
+    for cell in ("lstm", "bn-lstm", "residual-bi-lstm"):
+        space = preset.space_of(cell)
+        assert (space["hidden_size"].high, space["num_layers"].high) == (48, 2)
+        assert space.fixed["cell"] == cell
     assert spec.max_trials == preset.max_trials
     assert spec.requirements == {"data_fingerprint": "of har"}
 

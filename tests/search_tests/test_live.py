@@ -151,6 +151,21 @@ def test_time_left_ends_with_the_studys_timeout_and_is_unknown_without_anything_
     assert sample_snapshot(running=(), workers=()).time_left_s is None
 
 
+def test_a_stopping_study_ends_with_what_runs():
+    study = dataclasses.replace(sample_study(), state=StudyState.STOPPING)
+    snapshot = sample_snapshot(study=study)
+    started = tuple(
+        dataclasses.replace(trial, started_at=snapshot.taken_at - timedelta(seconds=11))
+        for trial in snapshot.running
+    )
+    assert dataclasses.replace(snapshot, running=started).time_left_s == pytest.approx(11)
+
+
+def test_a_study_that_is_over_wants_no_worker():
+    over = dataclasses.replace(sample_study(), state=StudyState.COMPLETE)
+    assert "worker" not in text_of(sample_snapshot(study=over, running=(), workers=()))
+
+
 def test_json_is_strict_and_names_the_best_the_running_and_the_workers():
     running = sample_snapshot().running[0]
     nan = dataclasses.replace(running.reports[-1], loss=math.nan)
@@ -203,6 +218,9 @@ def test_the_latest_failure_is_told_in_few_lines_until_another_comes():
     assert "and more" not in shown[0]
     assert "Trial 2 failed: exception: long" in shown[1]
     assert 10 < shown[1].count("long") < 32
+    store.retry_trial("quick", 2)
+    store.start()
+    assert follower.snapshot().latest_failed is None
     row = json.loads(json.dumps(told.to_json(), allow_nan=False))
     assert row["latest_failed"]["failures"][0]["kind"] == "exception"
 
@@ -388,6 +406,7 @@ def test_durations_in_words(seconds, text):
         (1.234e-7, "1.23e-7"),
         (1e-5, "1e-5"),
         (2.5e8, "2.5e8"),
+        (12345.6, "1.23e4"),
         (math.nan, "nan"),
         (math.inf, "inf"),
     ],

@@ -56,6 +56,9 @@ def test_frame_keeps_whole_numbers_whole_where_some_trials_have_none():
     frame = results.trials_frame([first, second], sample_study())
     assert frame["hidden_size"].dtype == "Int64"
     assert frame["hidden_size"].isna().tolist() == [False, True]
+    huge = dataclasses.replace(first, params={"hidden_size": 2**60 + 1})
+    frame = results.trials_frame([second, huge], sample_study())
+    assert frame["hidden_size"][0] == 2**60 + 1
 
 
 def test_frame_names_apart_what_would_collide():

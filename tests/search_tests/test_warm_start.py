@@ -223,6 +223,9 @@ def test_points_come_first_and_a_repeated_command_adds_none(tmp_path):
     add_points(store, over, points)  # nothing new: its answer may be looked at again
     with pytest.raises(ValueError, match="is COMPLETE and starts no more trials"):
         add_points(store, over, [{**WHOLE, "layers": 1}])
+    cancelled = dataclasses.replace(over, state=StudyState.CANCELLED)
+    with pytest.raises(ValueError, match="is CANCELLED for good: launch it under another name"):
+        add_points(store, cancelled, [{**WHOLE, "layers": 1}])
 
 
 # -- the command line ----------------------------------------------------------------------------
