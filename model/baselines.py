@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from model.call import SequenceLayer, State
+from model.config import ModelConfig
 from model.norm import Span, StepBatchNorm, check_training_batch
 from model.passes import begin
 
@@ -32,6 +33,16 @@ def _run(
     before = state or tuple(part.new_zeros(()) for part in after)
     after = tuple(torch.where(some, new, old) for new, old in zip(after, before, strict=True))
     return padded.masked_fill(~some, 0.0), after
+
+
+def _check(cell: str, num_layers: int, hidden_size: int, dropout: float, **settings: str) -> None:
+    """Refuse what a configuration would.
+
+    Raises:
+        ValueError: For a setting that breaks its rule in `ModelConfig`.
+    """
+    shape = {"num_layers": num_layers, "hidden_size": hidden_size, "dropout": dropout}
+    ModelConfig(cell=cell, **shape, **settings)  # type: ignore[arg-type]  # it checks them
 
 
 class LSTM(SequenceLayer):
@@ -57,6 +68,7 @@ class LSTM(SequenceLayer):
         batch_first: bool = False,
     ) -> None:
         super().__init__(input_size, batch_first=batch_first)
+        _check("lstm", num_layers, hidden_size, dropout, stacking=stacking)
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.hidden_size = hidden_size
         self.layers = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
@@ -151,6 +163,7 @@ class BNLSTM(SequenceLayer):
         batch_first: bool = False,
     ) -> None:
         super().__init__(input_size, batch_first=batch_first)
+        _check("bn-lstm", num_layers, hidden_size, dropout, stacking=stacking)
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(BNLSTMCell(size, hidden_size) for size in sizes)
         self.hidden_size = hidden_size
@@ -220,11 +233,7 @@ class StackedResidualBiLSTM(SequenceLayer):
         batch_first: bool = False,
     ) -> None:
         super().__init__(input_size, batch_first=batch_first)
-        if hidden_size % 2:
-            raise ValueError(
-                "hidden_size of a residual-bi-lstm must be even, half for each direction, "
-                f"got {hidden_size}"
-            )
+        _check("residual-bi-lstm", num_layers, hidden_size, dropout)
         self.hidden_size = hidden_size
         sizes = [input_size] + [hidden_size] * (num_layers * CELLS_IN_BLOCK - 1)
         self.cells = nn.ModuleList(

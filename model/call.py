@@ -92,6 +92,8 @@ def check_lengths(lengths: Tensor, length: int, batch: tuple[int, ...]) -> Tenso
     Raises:
         ValueError: If they are not.
     """
+    if not isinstance(lengths, Tensor):
+        raise ValueError(f"lengths must be a tensor of whole numbers [B], got {lengths!r}")
     whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
     if lengths.shape != batch or not batch or not whole:
         raise ValueError(

@@ -161,6 +161,20 @@ class ModelConfig(Config):
                 f"got hidden_size {self.hidden_size}"
             )
         _check_unused(self.cell, self)
+        if self.cell == "residual-bi-lstm" and self.units % 2:
+            raise ValueError(
+                "hidden_size of a residual-bi-lstm must be even, half for each direction, "
+                f"got {self.units}"
+            )
+        if self.cell == "larnn" and self.units < 2 and "layer" in (self.norm, self.attention_norm):
+            raise ValueError("layer norm needs a hidden_size of at least 2, got 1: set norm='none'")
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether some value is normalised over a batch in training."""
+        if self.cell == "larnn":
+            return "batch" in (self.norm, self.attention_norm)
+        return self.cell != "lstm"
 
 
 @dataclass(frozen=True)
@@ -232,6 +246,8 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         _check_unused(self.model.cell, self.training)
+        if self.model.has_batch_norm and self.training.batch_size < 2:
+            raise ValueError("batch norm needs a batch_size of at least 2, got 1")
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from model import saved
@@ -129,6 +130,9 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         if labels.shape != (len(x),):
             raise DataError(f"y must have one label for each of {len(x)} sequences, [n], got shape "
                             f"{labels.shape}")  # fmt: skip
+        if any(label is None or label != label for label in labels):
+            raise DataError("y must have a label for each sequence, some are missing")
+        check_classification_targets(labels)
         classes, numbers = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"y must hold at least 2 classes, found {len(classes)}")
@@ -195,7 +199,10 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
         }
-        (folder / ESTIMATOR).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        try:
+            (folder / ESTIMATOR).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise saved.SavedModelError(f"{folder} cannot be written: {error.strerror}") from error
         saved.save(folder, self.weights_)
 
     @classmethod
@@ -240,11 +247,18 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         rows, share = np.arange(len(y)), self.validation_fraction
         if not 0 < share < 1:
             raise ValueError(f"validation_fraction must lie between 0 and 1, got {share!r}")
-        if groups is None:
-            train, held = train_test_split(rows, test_size=share, stratify=y, random_state=seed)
-        else:
-            splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
-            train, held = next(splitter.split(rows, y, groups))
+        seed %= 2**32  # what scikit-learn takes
+        try:
+            if groups is None:
+                train, held = train_test_split(rows, test_size=share, stratify=y, random_state=seed)
+            else:
+                splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
+                train, held = next(splitter.split(rows, y, groups))
+        except ValueError as error:
+            raise ValueError(
+                f"validation_fraction {share} splits {len(rows)} sequences (groups as a whole, "
+                f"else each class) in no way: {error}"
+            ) from error
         return {"train": tuple(train.tolist()), "validation": tuple(held.tolist()), "test": ()}
 
 

@@ -197,6 +197,21 @@ def _unpack_weights(weights: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
+def load_weights(model: SequenceClassifier, state: Mapping[str, Tensor]) -> None:
+    """Give a network its weights.
+
+    Raises:
+        CheckpointError: If they are of another network, or of another version's.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        told = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the weights do not fit the network, as of another version of larnn-search: {told}"
+        ) from error
+
+
 def load_classifier(
     weights: bytes, device: str = "auto", backend: str | None = None
 ) -> TrainedClassifier:
@@ -217,7 +232,7 @@ def load_classifier(
     model = SequenceClassifier(config.model, len(channels), len(classes), backend=backend)
     prefix = "model."
     state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    model.load_state_dict(state)
+    load_weights(model, state)
     normalisation = Normalisation(
         tensors["normalisation.mean"].numpy(), tensors["normalisation.std"].numpy()
     )

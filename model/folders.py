@@ -11,4 +11,4 @@ import platformdirs
 def cache_folder() -> Path:
     """``LARNN_CACHE_DIR``, or the user's cache folder."""
     chosen = os.environ.get("LARNN_CACHE_DIR")
-    return Path(chosen or platformdirs.user_cache_dir("larnn-search")).expanduser()
+    return Path(os.path.expanduser(chosen or platformdirs.user_cache_dir("larnn-search")))

@@ -108,6 +108,9 @@ class LARNN(SequenceLayer):
         super().__init__(input_size, batch_first=batch_first)
         if input_size < 1:
             raise ValueError(f"input_size must be at least 1, got {input_size}")
+        for name, size in (("hidden_size", hidden_size), ("num_heads", num_heads)):
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise ValueError(f"{name} must be a whole number, got {size!r}")
         if num_heads < 1 or hidden_size < 1 or hidden_size % num_heads:
             raise ValueError(
                 "hidden_size must be a positive multiple of num_heads, "
@@ -129,8 +132,6 @@ class LARNN(SequenceLayer):
             dropout=dropout,
             dropout_on=dropout_on,
         )
-        if hidden_size < 2 and "layer" in (norm, attention_norm):
-            raise ValueError("layer norm needs a hidden_size of at least 2, got 1: set norm='none'")
         self.hidden_size = hidden_size
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(LARNNCell(size, self.config) for size in sizes)

@@ -67,7 +67,7 @@ class Precision:
             raise ValueError(
                 f"precision 'mixed' needs CUDA, got device {device.type!r}: use precision 'float32'"
             )
-        brain = self.mixed and torch.cuda.is_bf16_supported()
+        brain = self.mixed and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dtype = torch.bfloat16 if brain else torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.mixed and not brain)
 

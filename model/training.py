@@ -19,7 +19,7 @@ from model.cpu import subnormals_flushed, threads_of
 from model.data.augmentation import Augmentation
 from model.data.dataset import DataError, Dataset, Normalisation
 from model.epochs import DivergedError, Epoch, FitResult
-from model.evaluation import Part, choose_device, pack_weights
+from model.evaluation import Part, choose_device, load_weights, pack_weights
 from model.fused.build import is_available
 from model.optimization import (
     Precision,
@@ -282,6 +282,14 @@ class _Training:
         """By what a checkpoint is recognised as this training's."""
         return {"config": self.config.to_params(), "data_fingerprint": self.data.fingerprint}
 
+    def _is_own(self, told: Any) -> bool:
+        """Whether a checkpoint is this training's; settings that came later had their defaults."""
+        try:
+            same = TrialConfig.from_params(told["config"]) == self.config
+            return same and bool(told["data_fingerprint"] == self.data.fingerprint)
+        except (KeyError, TypeError, ValueError):
+            return False
+
     def checkpoint(self) -> bytes:
         """Pack all that the rest of the training depends on."""
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
@@ -310,7 +318,7 @@ class _Training:
         Raises:
             CheckpointError: If it is another training's.
         """
-        if values.get("belongs_to") != self._belongs_to():
+        if not self._is_own(values.get("belongs_to")):
             raise CheckpointError(
                 "a checkpoint must come from the same settings and data as the training it "
                 f"resumes; it tells of {values.get('belongs_to')}"
@@ -319,7 +327,7 @@ class _Training:
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
-        self.model.load_state_dict(parts["model"])
+        load_weights(self.model, parts["model"])
         self.best_state = {name: t.to(self.device) for name, t in parts["best"].items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
@@ -333,7 +341,8 @@ class _Training:
         self.order, self.batch = tensors["order"], values["batch"]
         self.loss_sum, self.correct = values["loss_sum"], values["correct"]
         self.seconds_before, self.started = values["seconds"], self.clock()
-        self.precision.scaler.load_state_dict(values["scaler"])
+        if values["scaler"]:  # else it was saved where nothing has to be scaled
+            self.precision.scaler.load_state_dict(values["scaler"])
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)

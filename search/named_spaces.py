@@ -30,9 +30,13 @@ _CARD_ROWS = (
 )
 
 
-def _baseline(cell: str, doc: str, widest: int = 128) -> Space:
+_WIDTH = Parameter("hidden_size", "logint", 8, 128)
+# Half of it is each direction's.
+_EVEN_WIDTH = Parameter("hidden_size", "choice", choices=(8, 12, 16, 24, 32, 48, 64))
+
+
+def _baseline(cell: str, doc: str, width: Parameter = _WIDTH) -> Space:
     """Space of a cell without attention: no rows that it has no use for."""
-    width = Parameter("hidden_size", "logint", 8, widest)
     layers = Parameter("num_layers", "int", 1, 3)
     return Space(cell, (width, layers, *_TRAINING_ROWS), {"cell": cell}, doc=doc)
 
@@ -94,7 +98,7 @@ NAMED_SPACES: Mapping[str, Space] = {
         Space("card", _CARD_ROWS, doc="the LARNN: window, heads, layers, switches and training"),
         _baseline("lstm", "plain LSTM"),
         _baseline("bn-lstm", "LSTM with batch normalisation"),
-        _baseline("residual-bi-lstm", "stacked residual bidirectional LSTM", widest=64),
+        _baseline("residual-bi-lstm", "stacked residual bidirectional LSTM", _EVEN_WIDTH),
         _paper_round(
             1,
             25,

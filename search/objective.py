@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model import data as data_sets
+from model.checkpoint import CheckpointError
 from model.config import TrialConfig
 from model.cpu import cpu_type
 from model.data import DataError, Dataset
@@ -151,16 +152,21 @@ def fit_trial(config: TrialConfig, data: Dataset, context: TrialContext | None) 
         known = {name: value for name, value in metrics.items() if value is not None}
         context.report(epoch.epoch, epoch.loss, **known)
 
-    return fit(
+    train = functools.partial(
+        fit,
         config,
         data,
         device=context.device,
         threads=context.threads,
         on_epoch=report,
         stop_reason=context.stop_reason,
-        checkpoint=context.load_checkpoint(),
         save_checkpoint=context.save_checkpoint,
     )
+    try:
+        return train(checkpoint=context.load_checkpoint())
+    except CheckpointError as error:  # another version's, say: its result is the same from anew
+        print(f"begins anew: {error}")
+        return train()
 
 
 def _validation(epoch: Epoch) -> str:

@@ -23,16 +23,26 @@ class Preset:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Also what is the default today: a study's trials share it whatever becomes the default."""
     narrower: tuple[Parameter, ...] = ()
-    """In place of a space's own rows of these names."""
+    """In place of a space's own rows of these names, or bounds to their choices."""
 
     def space_of(self, cell: str = "larnn") -> Space:
         """What is searched of a cell; of one that is unknown, as of the LARNN."""
         space = NAMED_SPACES.get(cell, NAMED_SPACES["card"])
         if not self.narrower:
             return space
-        rows = {row.name: row for row in self.narrower}
-        kept = tuple(rows.get(row.name, row) for row in space.rows)
+        bounds = {row.name: row for row in self.narrower}
+        kept = tuple(_within(row, bounds.get(row.name, row)) for row in space.rows)
         return dataclasses.replace(space, name=f"{space.name}-{self.name}", rows=kept)
+
+
+def _within(row: Parameter, narrower: Parameter) -> Parameter:
+    """The narrower row; of choices, those that lie in its range."""
+    if row.kind != "choice" or narrower is row:
+        return narrower
+    low, high = narrower.bounds
+    return dataclasses.replace(
+        row, choices=tuple(choice for choice in row.choices if low <= float(choice) <= high)
+    )
 
 
 PRESETS: Mapping[str, Preset] = {

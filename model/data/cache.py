@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from model.data.dataset import DataError, Dataset
+from model.data.npz import DAMAGED
 from model.folders import cache_folder
 
 ARRAYS = ("x", "y", "person", "length")
@@ -43,7 +43,7 @@ def cached(file_name: str, build: Callable[[], Dataset]) -> Dataset:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if (data := _read(path)) is None:
-                data = build()
+                data = _built(build)
                 _write(path, data)
     except OSError as error:
         raise DataError(
@@ -51,6 +51,13 @@ def cached(file_name: str, build: Callable[[], Dataset]) -> Dataset:
             "set LARNN_CACHE_DIR to one that is"
         ) from error
     return data
+
+
+def _built(build: Callable[[], Dataset]) -> Dataset:
+    try:
+        return build()
+    except OSError as error:  # not the cache folder's
+        raise DataError(f"the data's source cannot be read: {error}") from error
 
 
 def _read(path: Path) -> Dataset | None:
@@ -64,7 +71,7 @@ def _read(path: Path) -> Dataset | None:
         return Dataset(**told)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, *DAMAGED) as error:
         logger.warning("%s is damaged (%s) and is made again", path, error)
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -33,7 +34,7 @@ def load_npz(path: str) -> Dataset:
     Raises:
         DataError: If the file cannot be read or its arrays break a rule.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     arrays, digest = read_arrays(file, ARRAYS, REQUIRED)
     names = arrays.get("channel_names")
     return make_dataset(

@@ -52,7 +52,7 @@ def load_uci_har(path: str = "") -> Dataset:
         DataError: If it is nowhere, or is not laid out as UCI's.
     """
     chosen = path or os.environ.get(PLACE, "")
-    place = Path(chosen).expanduser() if chosen else downloaded()
+    place = Path(os.path.expanduser(chosen)) if chosen else downloaded()
     root = _root(place)
     digest = hashlib.sha256()
     parts = [_read_part(root, part, place, digest) for part in ("train", "test")]
@@ -77,7 +77,7 @@ def load_uci_har(path: str = "") -> Dataset:
 def is_present() -> bool:
     """Whether the data set can be loaded without a download."""
     place = os.environ.get(PLACE)
-    return (Path(place).expanduser() if place else _kept()).exists()
+    return (Path(os.path.expanduser(place)) if place else _kept()).exists()
 
 
 def _kept() -> Path:

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import importlib.util
 import re
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,10 @@ def _download(name: str, place: Path) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
-            load_classification(name, extract_path=str(place.parent))
+            if not place.exists():  # else another process has fetched it meanwhile
+                with tempfile.TemporaryDirectory(dir=place.parent) as beside:
+                    load_classification(name, extract_path=beside)
+                    (Path(beside) / name).rename(place)  # nobody reads half of it
     except (OSError, ValueError, zipfile.BadZipFile, http.client.HTTPException) as error:
         raise DataError(
             f"data set 'uea:{name}' is not on this machine and cannot be downloaded ({error}): "

@@ -156,7 +156,18 @@ def _fit(
     from trials.signals import noting_signals
 
     kept = folder / CHECKPOINT if folder is not None else None
-    checkpoint = kept.read_bytes() if kept is not None and kept.exists() else None
+    try:
+        checkpoint = kept.read_bytes() if kept is not None and kept.exists() else None
+    except OSError as error:
+        raise ValueError(f"{kept} cannot be read: {error.strerror}") from error
+
+    def save(held: bytes) -> None:
+        assert kept is not None  # noqa: S101  # else nothing is saved
+        try:
+            write_whole(kept, held)
+        except OSError as error:  # a full disk does not end a training
+            click.echo(f"no checkpoint: {kept} cannot be written: {error.strerror}", err=True)
+
     try:
         with noting_signals() as received:
             return fit(
@@ -168,7 +179,7 @@ def _fit(
                 on_epoch=lambda epoch: click.echo(_line(epoch, config.training.epochs), err=True),
                 stop_reason=lambda: INTERRUPT if received else None,
                 checkpoint=checkpoint,
-                save_checkpoint=None if kept is None else lambda held: write_whole(kept, held),
+                save_checkpoint=None if kept is None else save,
             )
     except (DivergedError, BuildError) as error:
         raise click.ClickException(str(error)) from error
@@ -217,6 +228,12 @@ def _predictions(folder: Path, file: Path, device: str) -> list[Sequence[object]
 
     model = load_classifier(saved.load(folder), device)
     arrays, _ = read_arrays(file, ARRAYS, ("x",))
+    told, wanted = list(map(str, arrays.get("channel_names", ()))), list(model.channel_names)
+    if told and told != wanted:
+        raise ValueError(
+            "channels must be those of the training, in their order: "
+            f"{', '.join(wanted)}; {file} has {', '.join(told)}"
+        )
     shares = model.probabilities(arrays["x"], arrays.get("length"))
     names = model.class_names
     rows: list[Sequence[object]] = [("sequence", "class", *names)]

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from model.classifier import SequenceClassifier
 from model.config import TrialConfig
 from search.named_spaces import NAMED_SPACES, resolve
 from search.parameter import Parameter
 from search.presets import PRESETS
 from search.screens import print_space
 from search.space import Space, check_larnn, parse_assignment
+from search.suggest import Suggester
 
 EVERY = [*NAMED_SPACES.values(), *(preset.space_of() for preset in PRESETS.values())]
 
@@ -270,6 +272,13 @@ def test_stored_spaces_that_do_not_fit_are_refused(stored: Any) -> None:
 )
 def test_assignments(text: str, expected: tuple[str, Any]) -> None:
     assert parse_assignment(text) == expected
+
+
+@pytest.mark.parametrize("space", EVERY, ids=lambda space: space.name)
+def test_whatever_is_drawn_of_a_named_space_can_be_trained(space: Space) -> None:
+    for new in Suggester(space, "random", seed=1).suggest([], 25):
+        config = TrialConfig.from_params(new.params)
+        SequenceClassifier(config.model, 3, 2)
 
 
 @pytest.mark.parametrize(
