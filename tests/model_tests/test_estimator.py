@@ -177,6 +177,8 @@ WRONG = {
     "a hole": ({"X": np.where(np.arange(12)[:, None] == 3, np.nan, DATA.x)}, "X? ?must be finite"),
     "nothing": ({"X": np.full((150, 12, 6), np.nan)}, "0 is NaN throughout"),
     "labels": ({"y": LABELS[1:]}, "y must have one label for each of 150 sequences"),
+    "missing labels": ({"y": np.where(np.arange(150) == 3, np.nan, 1.0)}, "some are missing"),
+    "no labels": ({"y": np.where(np.arange(150) == 3, None, LABELS)}, "some are missing"),
     "one class": ({"y": np.zeros(150)}, "y must hold at least 2 classes, found 1"),
 }
 
@@ -192,6 +194,7 @@ def test_data_that_do_not_fit_are_refused(case):
     ("setting", "message"),
     [
         ({"window_size": 0}, "window_size must be at least 1, got 0"),
+        ({"validation_fraction": 0.001}, "validation_fraction 0.001 splits 150 sequences"),
         ({"validation_fraction": 1.0}, "validation_fraction must lie between 0 and 1, got 1.0"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda"),
     ],

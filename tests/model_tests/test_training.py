@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, pack, unpack
 from model.classifier import SequenceClassifier
 from model.config import ModelConfig, TrainingConfig, TrialConfig
 from model.cpu import threads_of
@@ -286,6 +286,41 @@ def test_a_checkpoint_of_another_training_is_refused():
             train(config, data, checkpoint=saved[0])
     with pytest.raises(CheckpointError, match="expected a checkpoint"):
         train(configure(), checkpoint=saved[0][:-3])
+
+
+def test_a_checkpoint_of_before_a_setting_was_there_goes_on():
+    saved = []
+    expected = train(configure(), save_checkpoint=saved.append)
+    tensors, values = unpack(saved[0])
+    assert values["belongs_to"]["config"].pop("dropout_on") == "hidden"  # its default
+    assert train(configure(), checkpoint=pack(tensors, values)).weights == expected.weights
+
+
+def test_weights_of_another_network_are_told():
+    saved = []
+    weights = train(configure(), save_checkpoint=saved.append).weights
+    for blob, read in (
+        (weights, load_classifier),
+        (saved[0], lambda b: train(configure(), checkpoint=b)),
+    ):
+        tensors, values = unpack(blob)
+        tensors.pop(next(name for name in tensors if name.startswith("model.")))
+        with pytest.raises(CheckpointError, match="as of another version of larnn-search"):
+            read(pack(tensors, values))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cell": "residual-bi-lstm", "hidden_size": 105}, "must be even, half for each direction"),
+        ({"num_heads": 1, "head_size": 1}, "layer norm needs a hidden_size of at least 2"),
+        ({"norm": "batch", "batch_size": 1}, "batch norm needs a batch_size of at least 2, got 1"),
+        ({"cell": "bn-lstm", "batch_size": 1}, "batch norm needs a batch_size of at least 2"),
+    ],
+)
+def test_what_no_layer_could_be_made_of_is_no_configuration(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrialConfig.from_params(settings)
 
 
 def test_numbers_too_small_to_be_normal_are_zero_for_the_training_only():

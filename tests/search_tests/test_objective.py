@@ -124,6 +124,12 @@ def test_an_interrupted_trial_goes_on_where_it_was():
     assert resumed == expected
 
 
+def test_a_checkpoint_that_fits_no_more_costs_time_and_nothing_else():
+    expected = train_larnn(PARAMS, Context())
+    found = train_larnn(PARAMS, Context(checkpoint=b"of another version"))
+    assert found | {"seconds": 0} == expected | {"seconds": 0}
+
+
 def test_a_pruned_trial_saves_nothing_more():
     context = Context(stop_at=2, reason=StopReason.PRUNE)
     told = train_larnn(PARAMS, context)

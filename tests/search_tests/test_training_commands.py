@@ -110,6 +110,9 @@ def test_what_does_not_fit_the_model_is_named(larnn, folder):
     larnn("train", "--data", "npz:mine.npz", *FIX, "-o", "model")
     np.savez("wide.npz", x=np.zeros((2, 10, 3)))
     assert "must have the model's 2 channels" in larnn("predict", "model", "wide.npz", status=2)
+    np.savez("turned.npz", x=np.zeros((2, 10, 2)), channel_names=["channel 1", "channel 0"])
+    told = larnn("predict", "model", "turned.npz", status=2)
+    assert "in their order: channel 0, channel 1; turned.npz has channel 1, channel 0" in told
     np.savez("nan.npz", x=np.full((2, 10, 2), np.nan))
     assert "x must be finite" in larnn("predict", "model", "nan.npz", status=2)
     again = larnn("train", "--data", "npz:mine.npz", *FIX, "-o", "model", status=2)
