@@ -53,7 +53,8 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         classes_: Labels, sorted, ``[classes]``.
         n_features_in_: Channels, F.
         history_: An `model.epochs.Epoch` for each epoch.
-        weights_: The model of the best epoch (with ``keep="last"`` the last): what `model.evaluation.load_classifier` reads.
+        weights_: The model of the best epoch (with ``keep="last"`` of the last): what
+            `model.evaluation.load_classifier` reads.
 
     Example:
         >>> classifier = LARNNClassifier(epochs=10, window_size=20).fit(X, y, groups=person)
