@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pymongo import MongoClient
 
-from trials.embedded import find_mongod
+from trials.mongod import find_mongod
 
 START_SECONDS = 60
 CHUNK = 1 << 16
