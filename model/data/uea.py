@@ -109,12 +109,12 @@ def _files(name: str) -> tuple[Path, Path]:
         files = place / f"{name}_TRAIN.ts", place / f"{name}_TEST.ts"
         if all(file.exists() for file in files):
             return files
-    _download(name, places[-1])
+    _download(name, files)
     return files
 
 
-def _download(name: str, place: Path) -> None:
-    """Let aeon fetch a data set into the cache folder.
+def _download(name: str, files: tuple[Path, Path]) -> None:
+    """Let aeon fetch a data set's files into the cache folder.
 
     Raises:
         DataError: If there is no such data set, or no way to it.
@@ -126,13 +126,15 @@ def _download(name: str, place: Path) -> None:
         raise DataError(
             f"the archive has no data set {name!r}; {did_you_mean(name, tsc_datasets.multivariate)}"
         )
+    place = files[0].parent
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
-            if not place.exists():  # else another process has fetched it meanwhile
+            if not all(file.exists() for file in files):  # fetched meanwhile by another process
                 with tempfile.TemporaryDirectory(dir=place.parent) as beside:
                     load_classification(name, extract_path=beside)
-                    (Path(beside) / name).rename(place)  # nobody reads half of it
+                    for file in files:  # nobody reads half of one
+                        (Path(beside) / name / file.name).replace(file)
     except (OSError, ValueError, zipfile.BadZipFile, http.client.HTTPException) as error:
         raise DataError(
             f"data set 'uea:{name}' is not on this machine and cannot be downloaded ({error}): "

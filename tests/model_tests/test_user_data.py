@@ -4,13 +4,14 @@ import http.client
 import io
 import urllib.error
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model import data
 from model.config import TrialConfig
-from model.data import DataError, har, uci_har
+from model.data import DataError, har, uci_har, uea
 from model.data.arrays import split_people
 from model.training import fit
 
@@ -349,6 +350,30 @@ def test_an_archive_that_cannot_be_reached_says_what_to_do(monkeypatch, tmp_path
     monkeypatch.setattr(datasets, "load_classification", refuse)
     with pytest.raises(DataError, match=r"cannot be downloaded .*put Epilepsy_TRAIN\.ts and"):
         data.load("uea:Epilepsy")
+
+
+def test_a_download_of_the_archive_replaces_what_one_left_half_done(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("aeon.datasets", reason="the extra 'uea' is not installed")
+    shipped, _ = uea._files("BasicMotions")
+
+    def fetch(name, extract_path):
+        assert not (place / "Epilepsy_TEST.ts").exists()
+        folder = Path(extract_path) / name
+        folder.mkdir()
+        for part in ("TRAIN", "TEST"):
+            text = (shipped.parent / f"BasicMotions_{part}.ts").read_bytes()
+            (folder / f"Epilepsy_{part}.ts").write_bytes(text)
+
+    place = tmp_path / "uea" / "Epilepsy"
+    place.mkdir(parents=True)
+    (place / "Epilepsy_TRAIN.ts").write_text("half of it")
+    monkeypatch.setenv("LARNN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(datasets, "load_classification", fetch)
+    assert data.load("uea:Epilepsy").x.shape == data.load("uea:BasicMotions").x.shape
+    assert sorted(path.name for path in place.iterdir()) == [
+        "Epilepsy_TEST.ts",
+        "Epilepsy_TRAIN.ts",
+    ]
 
 
 def test_a_name_that_the_archive_does_not_have_is_unknown():
