@@ -190,8 +190,6 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             model.saved.SavedModelError: If the folder holds a model or cannot be written.
         """
         check_is_fitted(self)
-        folder = Path(folder)
-        saved.check_free(folder)
         told = {
             "validation_fraction": self.validation_fraction,
             "device": self.device,
@@ -200,11 +198,7 @@ class LARNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
         }
-        try:
-            (folder / ESTIMATOR).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise saved.SavedModelError(f"{folder} cannot be written: {error.strerror}") from error
-        saved.save(folder, self.weights_)
+        saved.save(Path(folder), self.weights_, also={ESTIMATOR: told})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

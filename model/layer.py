@@ -16,8 +16,6 @@ from model.cell import LARNNCell, Trace
 from model.config import ModelConfig
 from model.norm import Span, StepBatchNorm, check_training_batch
 
-_DEFAULTS = ModelConfig()
-
 
 class LARNNState(NamedTuple):
     """All that a LARNN carries from one piece of a sequence to the next.
@@ -93,15 +91,15 @@ class LARNN(SequenceLayer):
         *,
         num_heads: int,
         window_size: int,
-        mode: str = _DEFAULTS.mode,
+        mode: str = ModelConfig.mode,
         stacking: str = "plain",
-        attention_activation: str = _DEFAULTS.attention_activation,
-        attention_norm: str = _DEFAULTS.attention_norm,
-        cell_activation: str = _DEFAULTS.cell_activation,
-        norm: str = _DEFAULTS.norm,
-        positional_encoding: str = _DEFAULTS.positional_encoding,
-        dropout: float = _DEFAULTS.dropout,
-        dropout_on: str = _DEFAULTS.dropout_on,
+        attention_activation: str = ModelConfig.attention_activation,
+        attention_norm: str = ModelConfig.attention_norm,
+        cell_activation: str = ModelConfig.cell_activation,
+        norm: str = ModelConfig.norm,
+        positional_encoding: str = ModelConfig.positional_encoding,
+        dropout: float = ModelConfig.dropout,
+        dropout_on: str = ModelConfig.dropout_on,
         batch_first: bool = False,
         backend: str | None = None,
     ) -> None:

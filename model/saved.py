@@ -41,13 +41,20 @@ def check_free(folder: Path) -> None:
         raise SavedModelError(f"cannot write to {folder}: no permission")
 
 
-def save(folder: Path, weights: bytes, metrics: Mapping[str, Any] | None = None) -> None:
+def save(
+    folder: Path,
+    weights: bytes,
+    metrics: Mapping[str, Any] | None = None,
+    *,
+    also: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model's folder; the model itself comes last, so that a folder with one is complete.
 
     Args:
         folder: Made where it is missing.
         weights: `FitResult.weights`.
         metrics: What is known of it, as JSON knows it; None: of its best epoch.
+        also: More to write beside it, as JSON knows it, by the name of its file.
 
     Raises:
         SavedModelError: As `check_free`, or if the disk is full.
@@ -59,6 +66,7 @@ def save(folder: Path, weights: bytes, metrics: Mapping[str, Any] | None = None)
         CONFIG: about["config"],
         DATA_CARD: about["data_card"],
         METRICS: about["metrics"] if metrics is None else metrics,
+        **(also or {}),
     }
     try:
         for name, told in texts.items():

@@ -221,7 +221,7 @@ def _check_data(spec: StudySpec, folds: int | None = None) -> None:
     from search.judging import split_for
     from search.objective import config_of, data_of_study
 
-    named = {name: spec.fixed[name] for name in ("data",) if name in spec.fixed}
+    named = {"data": spec.fixed["data"]} if "data" in spec.fixed else {}
     data = data_of_study(config_of(named, None), spec.requirements)
     if folds is None:
         return

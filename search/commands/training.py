@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,7 +152,6 @@ def _fit(
     from model.checkpoint import CheckpointError
     from model.epochs import DivergedError
     from model.fused.build import BuildError
-    from model.saved import write_whole
     from model.training import INTERRUPT, fit
     from trials.signals import noting_signals
 
@@ -160,14 +160,6 @@ def _fit(
         checkpoint = kept.read_bytes() if kept is not None and kept.exists() else None
     except OSError as error:
         raise ValueError(f"{kept} cannot be read: {error.strerror}") from error
-
-    def save(held: bytes) -> None:
-        assert kept is not None  # noqa: S101  # else nothing is saved
-        try:
-            write_whole(kept, held)
-        except OSError as error:  # a full disk does not end a training
-            click.echo(f"no checkpoint: {kept} cannot be written: {error.strerror}", err=True)
-
     try:
         with noting_signals() as received:
             return fit(
@@ -179,12 +171,22 @@ def _fit(
                 on_epoch=lambda epoch: click.echo(_line(epoch, config.training.epochs), err=True),
                 stop_reason=lambda: INTERRUPT if received else None,
                 checkpoint=checkpoint,
-                save_checkpoint=None if kept is None else save,
+                save_checkpoint=None if kept is None else functools.partial(_keep, kept),
             )
     except (DivergedError, BuildError) as error:
         raise click.ClickException(str(error)) from error
     except CheckpointError as error:
         raise ValueError(f"{kept}: {error}; remove it, or choose another folder") from error
+
+
+def _keep(path: Path, checkpoint: bytes) -> None:
+    """Write a checkpoint; a full disk does not end a training."""
+    from model.saved import write_whole
+
+    try:
+        write_whole(path, checkpoint)
+    except OSError as error:
+        click.echo(f"no checkpoint: {path} cannot be written: {error.strerror}", err=True)
 
 
 def _line(epoch: Epoch, epochs: int) -> str:

@@ -95,9 +95,7 @@ def test_the_figures_are_drawn_of_pruned_trials_too(tmp_path, monkeypatch):
 def test_a_winner_is_told_where_no_figure_can_be_written(tmp_path, capsys):
     store, full = MemoryStore(), tmp_path / "file" / "s"
     full.parent.touch()
-    store.create_study(StudySpec("s", "m:f", {"name": "mine", "rows": []}))
-    store.add_trials("s", None, 0, [NewTrial({"x": 1}, 0)])
-    store.finish(store.reserve("s", "w", "h", "t").claim, Outcome(TrialState.COMPLETE, 1.0))
+    searched(store, objective="m:f")
     told = answer(store, "s", full, look_at_test=False)
     assert told.undrawn == f"no figures, {full} cannot be written: Not a directory"
     print_answer(told)
