@@ -7,6 +7,7 @@ from collections import Counter
 from rich import box
 from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.constrain import Constrain
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -24,6 +25,8 @@ MOST_ROWS = 8
 """Running trials, and workers, listed one by one; what goes beyond is counted."""
 LONGEST_FAILURE = 158
 """Characters of a failure's message."""
+WIDEST = 120
+"""Columns of what spreads to the right-hand margin: a pipe may have hundreds."""
 STATE_STYLES = {
     TrialState.COMPLETE: "green",
     TrialState.PRUNED: "yellow",
@@ -36,8 +39,10 @@ STATE_STYLES = {
 
 def render(snapshot: Snapshot) -> RenderableType:
     """A snapshot as it is drawn on a terminal; reads well from 80 columns on."""
-    parts: list[RenderableType] = [_headline(snapshot), _progress(snapshot), _states(snapshot)]
-    parts += [Text(), *_best(snapshot), *_failure(snapshot)]
+    spread = Group(
+        _headline(snapshot), _progress(snapshot), _states(snapshot), Text(), *_best(snapshot)
+    )
+    parts: list[RenderableType] = [Constrain(spread, WIDEST), *_failure(snapshot)]
     if snapshot.running:
         parts += [Text(), _running(snapshot)]
     if snapshot.workers or not snapshot.is_over:

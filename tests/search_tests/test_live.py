@@ -120,6 +120,10 @@ def test_no_line_is_wider_than_the_console(width):
     assert all(len(line) <= width for line in text_of(sample_snapshot(), width).splitlines())
 
 
+def test_a_pipe_hundreds_of_columns_wide_gets_lines_that_can_be_read():
+    assert max(len(line.rstrip()) for line in text_of(sample_snapshot(), 400).splitlines()) <= 120
+
+
 def test_an_empty_study_says_what_is_missing_and_how_to_start_it():
     counts = dict.fromkeys(TrialState, 0)
     shown = text_of(sample_snapshot(counts=counts, best=None, running=(), workers=()))
