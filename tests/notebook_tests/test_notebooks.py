@@ -114,6 +114,14 @@ def test_any_data_set_can_be_looked_into(tmp_path, monkeypatch):
     assert pictures(notebook) == FIGURES["03_look_inside_the_larnn"] - 1
 
 
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"03_look_inside_the_larnn"}))
+def test_a_study_that_has_just_begun_is_shown_to_the_last_cell(name, tmp_path, monkeypatch):
+    study = exported(tmp_path / "own.jsonl", "card")
+    run(name, tmp_path, monkeypatch, study=study)
+    study = exported(tmp_path / "own.jsonl", "card", {"window_size": 4}, {"window_size": 8})
+    assert pictures(run(name, tmp_path, monkeypatch, study=study)) == FIGURES[name]
+
+
 @pytest.mark.parametrize("space", ["lstm", "card"])
 def test_where_there_is_nothing_to_compare_nothing_is_decided(space, tmp_path, monkeypatch):
     given = {"cell": "lstm"} if space == "lstm" else {"attention_activation": "elu"}
