@@ -31,6 +31,10 @@ if [ -n "${LARNN_MONGO_CA:-}" ]; then
   binds+=(--bind "$LARNN_MONGO_CA:/run/secrets/mongo_ca:ro")
 fi
 
+# --containall hands on none of this task's variables, without which a worker would take every GPU of the node.
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+  export APPTAINERENV_CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES
+fi
 # Not as options: a node's other users see command lines.
 export APPTAINERENV_LARNN_MONGO_URI=$LARNN_MONGO_URI
 export APPTAINERENV_LARNN_MONGO_PASSWORD_FILE=$LARNN_MONGO_PASSWORD_FILE

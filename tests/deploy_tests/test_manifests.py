@@ -35,6 +35,43 @@ def test_kubernetes_manifests_fit_the_schema(path: Path) -> None:
         kubernetes_validate.validate(document, "1.30", strict=True)
 
 
+def pods() -> dict[str, Any]:
+    """Of the Kubernetes manifests: pod specifications by the label `app`."""
+    templates = (
+        document["spec"]["template"]
+        for path in KUBERNETES_FILES
+        for document in documents(path)
+        if "template" in document["spec"]
+    )
+    return {one["metadata"]["labels"]["app"]: one["spec"] for one in templates}
+
+
+@pytest.mark.parametrize("app", pods())
+def test_pods_fit_the_restricted_standard_of_pod_security(app: str) -> None:
+    pod = pods()[app]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        own = container["securityContext"]
+        assert own["allowPrivilegeEscalation"] is False
+        assert own["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_mongodb_is_open_to_the_pods_that_use_it_alone() -> None:
+    (policy,) = [
+        document["spec"]
+        for path in KUBERNETES_FILES
+        for document in documents(path)
+        if document["kind"] == "NetworkPolicy"
+    ]
+    ((rule,),) = [rule["from"] for rule in policy["ingress"]]
+    (let_in,) = rule["podSelector"]["matchExpressions"]
+    users = {app for app, pod in pods().items() if "LARNN_MONGO_URI" in str(pod)}
+    assert set(let_in["values"]) == users
+    assert policy["podSelector"]["matchLabels"]["app"] in set(pods()) - users
+
+
 def test_the_schema_check_can_fail() -> None:
     (job,) = documents(ROOT / "deploy" / "kubernetes" / "search.yaml")
     job["spec"]["template"]["spec"]["contianers"] = []
@@ -167,7 +204,10 @@ def test_make_secrets_writes_them_once(tmp_path: Path) -> None:
 def slurm(tmp_path: Path) -> dict[str, str]:
     """What Slurm gives a task on a node, where `apptainer` shows its arguments and the address."""
     fake = tmp_path / "apptainer"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$APPTAINERENV_LARNN_MONGO_URI" "$@"\n')
+    fake.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$APPTAINERENV_LARNN_MONGO_URI" '
+        '"GPUs $APPTAINERENV_CUDA_VISIBLE_DEVICES" "$@"\n'
+    )
     fake.chmod(0o755)
     return {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -203,7 +243,9 @@ def test_a_slurm_task_sees_the_certificate_that_its_address_names(slurm: dict[st
 
 
 def test_a_slurm_task_works_on_its_gpus(slurm: dict[str, str]) -> None:
-    words = run_slurm(slurm | {"SLURM_JOB_GPUS": "0,1"}).stdout.splitlines()
+    given = {"SLURM_JOB_GPUS": "2,3", "CUDA_VISIBLE_DEVICES": "2,3"}
+    words = run_slurm(slurm | given).stdout.splitlines()
+    assert words[1] == "GPUs 2,3"
     assert words[-5:] == ["--nv", slurm["LARNN_IMAGE"], "worker", "--slots", "auto"]
 
 
