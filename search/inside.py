@@ -119,6 +119,30 @@ def attention(trained: TrainedClassifier, data: Dataset, rows: Sequence[int]) ->
     return found
 
 
+def attention_spread(weights: Floats, newest: int = 5) -> pd.DataFrame:
+    """Over how much of its window each head spreads its weight, mean over sequences and steps.
+
+    Args:
+        weights: Of `attention`, ``[L, B, N, T, K]``; steps before the window is full, or as full as
+            the longest of these sequences makes it, do not count.
+        newest: How many of the newest cells to weigh together.
+
+    Returns:
+        Columns ``layer`` and ``head`` (from 1), ``cells`` (the exponential of the entropy: as if
+        over so many cells alike, of 1 to ``K``), ``newest`` (share of the weight that the newest
+        cells get; ``newest / K`` where it does not matter which).
+    """
+    longest = int(np.isfinite(weights[0, :, 0, :, 0]).any(0).sum())
+    full = weights[:, :, :, min(longest, weights.shape[-1]) - 1 :]
+    logs = np.log(full, out=np.zeros_like(full), where=full > 0)
+    cells = np.nanmean(np.exp(-(full * logs).sum(-1)), axis=(1, 3))  # [L, N]
+    share = np.nanmean(full[..., -newest:].sum(-1), axis=(1, 3))
+    layer, head = np.indices(cells.shape).reshape(2, -1) + 1
+    return pd.DataFrame(
+        {"layer": layer, "head": head, "cells": cells.ravel(), "newest": share.ravel()}
+    )
+
+
 def _check_cell(trained: TrainedClassifier) -> None:
     """Refuse what has no attention.
 

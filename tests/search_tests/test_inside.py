@@ -76,6 +76,28 @@ def test_padding_is_not_looked_into(classifier):
     assert figure.axes[0].get_xlabel() == "age of the cell state (steps)"
 
 
+def test_spread_tells_how_many_cells_a_head_looks_at(classifier):
+    # Two layers of one head, three sequences of 5 steps (one of 3), a window of 4.
+    alike, newest = np.full((3, 1, 5, 4), 0.25), np.zeros((3, 1, 5, 4))
+    newest[..., -1] = 1.0
+    weights = np.stack([alike, newest])
+    weights[:, 2, :, 3:] = np.nan
+    weights[:, :, :, :3, 0] = 9.0  # before the window is full
+    table = inside.attention_spread(weights, newest=2)
+    assert table[["layer", "head"]].to_numpy().tolist() == [[1, 1], [2, 1]]
+    np.testing.assert_allclose(table["cells"], [4.0, 1.0])
+    np.testing.assert_allclose(table["newest"], [0.5, 1.0])
+    # Sequences that are shorter than the window count at their last steps.
+    short = inside.attention_spread(weights[:, 2:, :, 1:3, 1:] / 0.75, newest=2)
+    assert len(short) == 2
+    assert np.isfinite(short["cells"]).all()
+    made, data = classifier
+    found = inside.attention_spread(inside.attention(made, data, data.indices("validation")))
+    assert len(found) == SETTINGS["num_heads"]
+    assert found["cells"].between(1, SETTINGS["window_size"]).all()
+    assert found["newest"].between(0, 1).all()
+
+
 def test_a_window_is_cut_and_ages_stay_as_they_were(classifier):
     made, data = classifier
     table = inside.window_ablation(made, data)
@@ -85,7 +107,8 @@ def test_a_window_is_cut_and_ages_stay_as_they_were(classifier):
     x = torch.randn(STEPS, 3, 4)
     whole, cut = made.model.layer, inside._cut(made.model, 3).layer
     assert whole.config.window_size == 6
-    assert torch.equal(cut(x[:2])[0], whole(x[:2])[0])  # with c_0, three cells at most
+    # With c_0, three cells at most.
+    torch.testing.assert_close(cut(x[:2])[0], whole(x[:2])[0], rtol=0, atol=1e-6)
     assert not torch.allclose(cut(x)[0], whole(x)[0])
 
 
