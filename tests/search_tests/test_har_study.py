@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from model.config import TrialConfig
 from model.evaluation import load_classifier
+from search.cli import cli
 from search.enqueue import complete_points
 from search.grid import grid
 from search.inside import predictions
@@ -18,6 +20,7 @@ from search.named_spaces import resolve
 from search.objective import load_data
 from search.source import from_file
 from search.space import Space
+from search.summary import summary
 from tests.acceptance.documents import ROOT, write_files
 
 STUDY = ROOT / "results" / "har"
@@ -90,6 +93,40 @@ def test_the_numbers_of_the_activation_are_those_of_the_documents(tmp_path):
         _, on, off, difference = line.split(maxsplit=3)
         assert f"| {on}, {off} |" in row
         assert difference in row.replace(" %", "%")
+
+
+def _told(name, accuracy, interval):
+    low, high = (100 * value for value in interval)
+    return f"{name}{100 * accuracy:.2f} % [{low:.2f}, {high:.2f}]"
+
+
+def test_the_accuracies_of_the_documents_are_those_of_the_files():
+    files = sorted([*STUDY.glob("har-*-test.jsonl"), *STUDY.glob("har-*-folds.jsonl")])
+    found = summary([from_file(file) for file in files])
+    document = (STUDY / "README.md").read_text()
+    overview = (ROOT / "docs" / "which_settings_win.md").read_text()
+    for search, row in found["studies"].items():
+        own = _told(f"| {search} | ", row["test_accuracy_mean"], row["test_interval"])
+        of_each_seed = ", ".join(f"{100 * one:.2f}" for one in row["test_accuracies"])
+        assert f"{own} | {of_each_seed} |" in document
+    for search in ("har-lstm", "har-larnn-2"):
+        row = found["studies"][search]
+        folds = _told("", row["folds_accuracy_mean"], row["folds_interval"])
+        assert f"| {search} | {folds} |" in document
+        assert f" {folds} |" in overview
+    (folds,) = [row for row in found["differences"] if row["people"] == 30]
+    low, high = (f"{100 * value:+.2f}" for value in folds["interval"])
+    assert f"{100 * folds['mean']:+.2f} [{low}, {high}]" in document
+
+
+def test_every_look_at_the_test_people_is_logged(tmp_path):
+    log = tmp_path / "test_log.csv"
+    log.write_bytes((STUDY / "test_log.csv").read_bytes())
+    done = CliRunner().invoke(
+        cli, ["looks", *map(str, STUDY.glob("*.jsonl")), "--append", str(log)]
+    )
+    assert done.exit_code == 0, done.output
+    assert ": 0 looks added, of " in done.output
 
 
 @pytest.mark.parametrize("search", ["larnn", "larnn-2", "lstm", "bn-lstm"])
