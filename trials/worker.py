@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -25,9 +25,6 @@ from trials.settings import Shared, Stop, WorkerSettings
 from trials.signals import SIGNAL_SECONDS, on_signals
 from trials.slot import Slot
 from trials.store import (
-    ELSEWHERE_SECONDS,
-    HEARTBEAT_SECONDS,
-    LEASE_SECONDS,
     REUNION_SECONDS,
     TrialStore,
     WorkerInfo,
@@ -170,40 +167,18 @@ def _signals_stop(worker: Worker) -> Iterator[list[signal.Signals]]:
         yield received
 
 
-def run_worker(
-    store: TrialStore,
-    *,
-    objectives: Sequence[str],
-    slots: Sequence[str] = ("cpu",),
-    cores: int | None = None,
-    studies: Sequence[str] | None = None,
-    exit_when_done: Sequence[str] = (),
-    lease_s: float = LEASE_SECONDS,
-    heartbeat_s: float = HEARTBEAT_SECONDS,
-    elsewhere_s: float = ELSEWHERE_SECONDS,
-) -> signal.Signals | None:
+def run_worker(store: TrialStore, settings: WorkerSettings) -> signal.Signals | None:
     """Be a worker, in the process's main thread, until a signal or the work's end.
 
     The first SIGTERM or SIGINT lets trials save a checkpoint and puts them back into the queue; a
-    second one puts them back at once. Arguments are those of `WorkerSettings`.
+    second one puts them back at once.
 
     Returns:
         The first signal, None if the work was done.
 
     Raises:
-        InvalidValueError: If a setting breaks its rule.
-        TrialRefusedError: If none of ``studies`` can run here.
+        TrialRefusedError: If none of the settings' studies can run here.
     """
-    settings = WorkerSettings(
-        objectives=objectives,
-        slots=slots,
-        cores=cores,
-        studies=studies,
-        exit_when_done=exit_when_done,
-        lease_s=lease_s,
-        heartbeat_s=heartbeat_s,
-        elsewhere_s=elsewhere_s,
-    )
     worker = Worker(store, settings)
     with _signals_stop(worker) as received:
         worker.run()

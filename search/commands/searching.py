@@ -189,25 +189,25 @@ def worker(
     from search.launch import OWN_OBJECTIVES
     from trials.devices import detect_slots, usable_cores
     from trials.study import check_study_name
-    from trials.worker import run_worker
+    from trials.worker import WorkerSettings, run_worker
 
     for name in studies:
         check_study_name(name)  # an impossible one would be waited for without end
     devices = detect_slots(slots, device=device)
     if with_parent is not None:
         _leave_with(with_parent)
+    settings = WorkerSettings(
+        slots=devices,
+        cores=max(usable_cores(), len(devices)) if "cpu" in devices else None,
+        objectives=(*OWN_OBJECTIVES, *allowed),
+        studies=studies or None,
+        # Workers of `run` have no other search to wait for.
+        exit_when_done=studies if with_parent is not None else (),
+        lease_s=lease,
+        heartbeat_s=heartbeat,
+    )
     with opened(mongo) as store:
-        run_worker(
-            store,
-            slots=devices,
-            cores=max(usable_cores(), len(devices)) if "cpu" in devices else None,
-            objectives=(*OWN_OBJECTIVES, *allowed),
-            studies=studies or None,
-            # Workers of `run` have no other search to wait for.
-            exit_when_done=studies if with_parent is not None else (),
-            lease_s=lease,
-            heartbeat_s=heartbeat,
-        )
+        run_worker(store, settings)
 
 
 COMMANDS = (run, launch, feed, worker)

@@ -3,11 +3,10 @@
 import contextlib
 import re
 import shlex
-import signal
 import subprocess
 from pathlib import Path
 
-from tests.trials_tests.working import eventually
+from tests.trials_tests.working import eventually, hears_sigterm
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(
@@ -51,12 +50,6 @@ def mentioned(path):
     text = BLOCK.sub("", path.read_text(encoding="utf-8"))
     for code in re.findall(r"`(larnn-search [^`]*)`", text.replace("\n", " ")):
         yield shlex.split(code)
-
-
-def hears_sigterm(pid):
-    """Whether a process has come so far that it ends by itself when told to."""
-    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @contextlib.contextmanager

@@ -10,16 +10,11 @@ from pathlib import Path
 
 from pymongo import MongoClient
 
+from tests.ports import free_port
 from trials.mongod import find_mongod
 
 START_SECONDS = 60
 CHUNK = 1 << 16
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Mongod:
@@ -42,7 +37,7 @@ class Mongod:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while not self._listens():
-            assert self._process.poll() is None, self.log.read_text()[-2000:]
+            assert not self.has_died(), self.log.read_text()[-2000:]
             assert time.monotonic() < deadline, f"mongod does not listen: see {self.log}"
             time.sleep(0.02)
         return self

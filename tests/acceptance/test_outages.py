@@ -148,7 +148,7 @@ def test_run_stops_soon_though_there_is_no_database(mongod, store, tmp_path, how
         eventually(lambda: any(trial.reports for trial in store.list_trials("s")))
         workers = children(process.pid)
         getattr(mongod, how)()
-        time.sleep(1)  # each thread that asks the database waits for it now
+        eventually(lambda: "MongoDB does not answer" in (tmp_path / "said").read_text())
         told = time.monotonic()
         process.send_signal(number)
         assert process.wait(60) == status
@@ -164,7 +164,9 @@ def test_feed_stops_soon_though_there_is_no_database(mongod, store, tmp_path, ho
     with search_process(mongod.uri(), tmp_path, "feed") as process:
         eventually(lambda: not store.unfed_studies())
         getattr(mongod, how)()
-        time.sleep(1)  # it waits for the database now
+        time.sleep(
+            1
+        )  # it waits for the database now, of which it tells after a minute; right without
         told = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

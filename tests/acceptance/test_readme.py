@@ -70,6 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.mongo
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("folder")
 def test_the_readme_works():
     lines = [w for w in command_lines(README) if w[0] == "larnn-search"]

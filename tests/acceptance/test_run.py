@@ -63,13 +63,13 @@ def test_a_search_from_start_to_answer_and_its_answer_again(tmp_path):
     trials = read("trials", "first")
     assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
     assert min(trial["loss"] for trial in trials) == said["best"]["loss"]
-    assert len({trial["worker"] for trial in trials}) == 2
 
     again = larnn_search(*arguments, "--json")
     assert json.loads(again.stdout.splitlines()[-1])["best"] == said["best"]
     assert read("trials", "first") == trials
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("server")
 def test_a_search_without_a_look_then_its_ranking_ablation_and_final(tmp_path):
     arguments = ["run", "--preset", "quick", "--study", "first", "--max-trials", "3", *SMALL]

@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 import statistics
-import time
 import uuid
 
 import pytest
@@ -129,13 +128,11 @@ def test_a_signal_requeues_with_a_checkpoint_and_another_worker_resumes(
 
 def test_a_second_signal_does_not_wait_for_a_trial_that_does_not_listen(store, start, tmp_path):
     add_study(store, "steps", [{"steps": 2, "gate": str(tmp_path / "gate"), "stubborn": True}])
-    worker = start()
+    worker = start(grace_s=1000.0, leave_s=1000.0)
     eventually(lambda: reported(store, 1))
-    told = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(timeout=promised(5)) == 0
-    assert time.monotonic() - told < promised(3)  # the grace alone is 3.5 s
+    assert worker.wait(timeout=60) == 0
     assert store.get_trial("s", 0).state is TrialState.WAITING
 
 

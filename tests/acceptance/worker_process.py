@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.trials_tests.objectives import HERE
 from tests.trials_tests.working import ALLOWED
 from trials.mongo_store import MongoStore
-from trials.worker import run_worker
+from trials.worker import WorkerSettings, run_worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,5 +65,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     uri, database, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     with MongoStore(uri, database, retry_for_s=settings.pop("retry_for_s", 5)) as store:
-        received = run_worker(store, objectives=ALLOWED, **settings)
+        received = run_worker(store, WorkerSettings(objectives=ALLOWED, **settings))
     print("left after", received)

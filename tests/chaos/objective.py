@@ -7,7 +7,7 @@ import time
 STEPS = 4
 STEP_SECONDS = 0.08
 SLOW_SECONDS = 1.2
-"""A step of every fourth trial: it lasts longer than a lease, so that who wakes too late finds it
+"""A step of every fourth trial, whose four last longer than a lease: who wakes too late finds it
 running elsewhere."""
 
 

@@ -8,6 +8,8 @@ import time
 import uuid
 from pathlib import Path
 
+from tests.trials_tests.working import hears_sigterm
+
 ROOT = Path(__file__).parents[2]
 WORKERS, FEEDERS = 6, 2
 LEASE_SECONDS, HEARTBEAT_SECONDS = 3.0, 0.5
@@ -66,6 +68,10 @@ class Service:
             except OSError:  # it ended meanwhile
                 continue
         return found
+
+    def hears(self):
+        """Whether all that run have come so far that they leave in good order when told to."""
+        return all(hears_sigterm(process.pid) for process in self._processes)
 
     def leave(self, seconds=60):
         """Tell all to leave; their exit statuses, None for one that does not."""

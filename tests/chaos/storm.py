@@ -35,7 +35,7 @@ class Storm:
         self._random = random.Random(seed)
         self._deck = []
         self._repairs = []
-        self._down = set()
+        self._mongod_is_down = False
         self._paused = set()
         self._is_over = False
         self.torments = Counter()
@@ -46,6 +46,8 @@ class Storm:
             more = [name for name, times in DECK.items() for _ in range(times - 1)]
             self._deck = self._shuffled(more) + self._shuffled(DECK)
         name = self._deck.pop()
+        if name == "kill_mongod" and self._mongod_is_down:
+            return
         getattr(self, name)()
         self.torments[name] += 1
 
@@ -107,15 +109,13 @@ class Storm:
         self._later(0.5, 1.5 * LEASE_SECONDS, self._service.proxy.mend)
 
     def kill_mongod(self):
-        if "mongod" in self._down:
-            return
         self._service.mongod.kill()
-        self._down.add("mongod")
+        self._mongod_is_down = True
         self._later(0.1, 3, self._start_mongod)
 
     def _start_mongod(self):
         self._service.mongod.start()
-        self._down.clear()
+        self._mongod_is_down = False
 
     def next_at(self):
         return time.monotonic() + self._random.uniform(0.3, 3)
@@ -140,6 +140,7 @@ def run(folder, seconds, max_trials, seed, say=lambda line: None):
         storm.mend(all_of_it=True)
         say("the storm is over")
         eventually(lambda: _all_over(service, observer), STUCK_SECONDS)
+        eventually(service.hears)
         assert service.leave() == [0] * 8, service.log.read_text()[-3000:]
         assert service.running() == []
         store.sweep_blobs()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
 from trials.mongo_store import MongoStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ class Stack:
     def __init__(self, compose: Sequence[str], secrets: Path) -> None:
         self.project = f"larnn-test-{os.getpid()}"
         self.secrets = secrets
-        self.mongo_port, self.notebook_port = _free_port(), _free_port()
+        self.mongo_port, self.notebook_port = free_port(), free_port()
         self._compose = [*compose, "-p", self.project]
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("LARNN_")},
@@ -113,10 +113,3 @@ def _run(command: Sequence[str], environment: dict[str, str], timeout: float) ->
     said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{said}"
     return done.stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port

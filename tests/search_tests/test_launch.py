@@ -199,9 +199,9 @@ def test_run_starts_no_more_workers_than_the_cores_take_or_there_are_gpus(
     ],
 )
 def test_slots_on_cpu_share_the_cores(monkeypatch, larnn, slots, gpus, devices, cores):
-    told = {}
+    told = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr("trials.devices.usable_cores", lambda: 6)
-    monkeypatch.setattr("trials.worker.run_worker", lambda store, **settings: told.update(settings))
+    monkeypatch.setattr("trials.worker.run_worker", lambda store, settings: told.append(settings))
     larnn("worker", "--slots", slots)
-    assert (told["slots"], told["cores"]) == (devices, cores)
+    assert [(one.slots, one.cores) for one in told] == [(devices, cores)]

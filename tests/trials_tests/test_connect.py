@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import traceback
@@ -23,6 +22,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
+from tests.ports import free_port
 from tests.trials_tests.working import promised
 from trials import embedded
 from trials.address import address, has_password
@@ -43,10 +43,7 @@ SECRET = "s3cr3t"  # noqa: S105  # looked for in every message
 
 @pytest.fixture
 def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    return free_port()
 
 
 # -- the address ---------------------------------------------------------------------------------

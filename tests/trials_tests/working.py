@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -63,6 +65,12 @@ def children(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found += [int(child) for child in path.read_text().split()]
     return found
+
+
+def hears_sigterm(pid):
+    """Whether a process has come so far that it ends by itself when told to."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def add_study(store, objective, params, name="s", **settings):
