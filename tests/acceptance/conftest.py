@@ -1,5 +1,13 @@
 """What acceptance tests share with those of the queue."""
 
-from tests.trials_tests.conftest import mongo_uri, small_disk, state_dir
+import pytest
 
-__all__ = ["mongo_uri", "small_disk", "state_dir"]
+from tests.trials_tests.conftest import mongo_store, mongo_uri, small_disk, state_dir
+
+__all__ = ["mongo_store", "mongo_uri", "small_disk", "state_dir", "store"]
+
+
+@pytest.fixture
+def store(mongo_store):  # the fixture
+    """A store in a database of its own, on the run's server."""
+    return mongo_store

@@ -11,7 +11,6 @@ import pytest
 from tests.acceptance.documents import ROOT
 from tests.trials_tests.working import eventually
 from trials.errors import StudyNotFoundError
-from trials.mongo_store import MongoStore
 from trials.study import StudyState
 from trials.trial import TrialState
 
@@ -22,16 +21,9 @@ TRIALS = 30
 
 
 @pytest.fixture
-def store(mongo_uri):
-    with MongoStore(mongo_uri, "test_feeding", retry_for_s=5) as store:
-        yield store
-        store.database.client.drop_database("test_feeding")
-
-
-@pytest.fixture
-def start(mongo_uri, tmp_path):
+def start(mongo_uri, store, tmp_path):
     """Starts `larnn-search ...` in a folder of its own."""
-    uri = mongo_uri.replace("larnn_search", "test_feeding")
+    uri = mongo_uri.replace("larnn_search", store.database.name)
     environment = os.environ | {"LARNN_MONGO_URI": uri, "PYTHONPATH": str(ROOT)}
     (tmp_path / "line.toml").write_text('[x]\ntype = "uniform"\nlow = 0.0\nhigh = 1.0\n')
     with contextlib.ExitStack() as stack:

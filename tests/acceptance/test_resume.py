@@ -7,7 +7,6 @@ import pytest
 from search.launch import Request, build_spec
 from tests.acceptance.worker_process import search_process
 from tests.trials_tests.working import eventually
-from trials.mongo_store import MongoStore
 from trials.store import NewTrial
 from trials.trial import TrialState
 
@@ -17,15 +16,8 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def store(mongo_uri):
-    with MongoStore(mongo_uri, "test_resume", retry_for_s=5) as store:
-        yield store
-        store.database.client.drop_database("test_resume")
-
-
-def worker(mongo_uri, folder):
-    uri = mongo_uri.replace("larnn_search", "test_resume")
+def worker(mongo_uri, store, folder):
+    uri = mongo_uri.replace("larnn_search", store.database.name)
     return search_process(uri, folder, "worker", "--slots", "1", "--device", "cpu")
 
 
@@ -37,7 +29,7 @@ def test_the_loss_is_that_of_an_undisturbed_run_to_the_bit(mongo_uri, store, tmp
     while not is_stopped_midway(mongo_uri, store, tmp_path, epochs):
         epochs *= 3
     add(store, "undisturbed", epochs)
-    with worker(mongo_uri, tmp_path):
+    with worker(mongo_uri, store, tmp_path):
         names = (f"stopped-{epochs}", "undisturbed")
         after, before = (finished(store, name) for name in names)
     assert (after.attempt, after.retries) == (2, 0)
@@ -51,7 +43,7 @@ def is_stopped_midway(mongo_uri, store, folder, epochs):
     """Stop a training after its first epoch; whether it was still under way."""
     name = f"stopped-{epochs}"
     add(store, name, epochs)
-    with worker(mongo_uri, folder) as process:
+    with worker(mongo_uri, store, folder) as process:
         eventually(lambda: store.get_trial(name, 0).reports)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0

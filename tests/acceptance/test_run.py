@@ -17,6 +17,7 @@ from tests.trials_tests.working import children, eventually, is_alive, promised
 from trials.mongo_store import MongoStore
 from trials.trial import TrialState
 
+pytestmark = pytest.mark.mongo
 SMALL = [
     "--fix", "epochs=1", "--fix", "num_heads=2", "--fix", "head_size=4", "--fix", "num_layers=1",
     "--fix", "time_stride=8", "--fix", "batch_size=512",

@@ -1,6 +1,5 @@
 """What a worker must not stumble over: odd documents, huge results, several GPUs and studies."""
 
-import uuid
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -12,20 +11,12 @@ from tests.trials_tests.test_documents import HOSTILE
 from tests.trials_tests.working import add_study, eventually, finished
 from trials.devices import detect_slots
 from trials.documents import encode_trial
-from trials.mongo_store import MongoStore
 from trials.store import NewTrial
 from trials.trial import FailureKind, TrialState
 
 pytestmark = pytest.mark.mongo
 GOOD = encode_trial("s", 0, NewTrial({"x": 1}, seed=1), datetime.now(UTC))
 HUGE = {"params": {"x": ["a" * 1000] * 14_000}}  # 14 MB
-
-
-@pytest.fixture
-def store(mongo_uri):
-    with MongoStore(mongo_uri, f"test_{uuid.uuid4().hex}", retry_for_s=5) as store:
-        yield store
-        store.database.client.drop_database(store.database.name)
 
 
 def worker(mongo_uri, store, folder, **settings):

@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 import statistics
-import uuid
 
 import pytest
 
@@ -19,20 +18,12 @@ from tests.trials_tests.working import (
     is_alive,
     promised,
 )
-from trials.mongo_store import MongoStore
 from trials.store import CHECKPOINT, HEARTBEAT_SECONDS, LEASE_SECONDS, NewTrial
 from trials.study import StudyState
 from trials.trial import FailureKind, TrialState
 
 pytestmark = pytest.mark.mongo
 SHORT_LEASE = {"lease_s": 1.5, "heartbeat_s": 0.3}
-
-
-@pytest.fixture
-def store(mongo_uri):
-    with MongoStore(mongo_uri, f"test_{uuid.uuid4().hex}", retry_for_s=5) as store:
-        yield store
-        store._client.drop_database(store._database.name)
 
 
 @pytest.fixture

@@ -1,23 +1,19 @@
 """A real mongod for the commands that need one."""
 
-import uuid
-
 import pytest
 
 from search.cli import run_command
-from tests.trials_tests.conftest import mongo_uri  # noqa: F401  # the fixture
-from trials.mongo_store import MongoStore
+from tests.trials_tests.conftest import mongo_store, mongo_uri
+
+__all__ = ["database", "larnn", "mongo_store", "mongo_uri"]
 
 
 @pytest.fixture
-def database(mongo_uri, monkeypatch):  # noqa: F811  # the fixture
-    """An empty database that commands of this process use; yields its store."""
-    name = f"test_{uuid.uuid4().hex}"
-    uri = f"{mongo_uri.rpartition('/')[0]}/{name}"
+def database(mongo_uri, mongo_store, monkeypatch):  # the fixtures
+    """An empty database that commands of this process use: its store."""
+    uri = mongo_uri.replace("larnn_search", mongo_store.database.name)
     monkeypatch.setenv("LARNN_MONGO_URI", uri)
-    with MongoStore(uri, retry_for_s=2) as store:
-        yield store
-        store.database.client.drop_database(name)
+    return mongo_store
 
 
 @pytest.fixture

@@ -248,6 +248,7 @@ def test_a_browser_shows_the_running_search_and_changes_when_a_trial_ends(store,
         browser.wait_for("document.getElementById('trouble').innerText.includes('CANCELLED')")
 
 
+@pytest.mark.mongo
 def test_the_command_prints_its_address_serves_it_and_leaves_on_a_signal(tmp_path, monkeypatch):
     monkeypatch.setenv("LARNN_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("LARNN_MONGO_URI", raising=False)

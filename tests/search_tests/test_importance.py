@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 
@@ -226,7 +227,6 @@ def test_a_forest_taken_apart_is_its_average_over_every_point_of_the_grid():
 
 
 def test_shares_are_near_those_of_optunas_fanova():
-    optuna = pytest.importorskip("optuna")
     rows = [Parameter(name, "uniform", 0.0, 1.0) for name in "abc"]
     frame = pd.DataFrame(np.random.default_rng(2).uniform(size=(300, 3)), columns=list("abc"))
     frame["loss"] = (frame["a"] - 0.3) ** 2 * 4 + 0.5 * frame["b"] + frame["a"] * frame["c"]

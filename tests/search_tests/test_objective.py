@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import hyperopt
 import numpy as np
 import pytest
 
@@ -68,7 +69,6 @@ def test_params_alone_are_enough():
 
 
 def test_plain_hyperopt_can_minimise_it():
-    hyperopt = pytest.importorskip("hyperopt")
     rate = hyperopt.hp.loguniform("learning_rate", -6, -3)
     best = hyperopt.fmin(
         train_larnn,

@@ -223,6 +223,7 @@ def test_what_stands_elsewhere_does_not_change_a_trial_trained_again(
     assert again["loss"] == searched.get_trial("s", 0).loss
 
 
+@pytest.mark.mongo
 def test_an_exported_study_is_looked_at_as_one_of_the_database(searched, larnn):
     larnn("export", "s", "-o", "s.jsonl")
     for line in (["trials"], ["trials", "--state", "WAITING"], ["best", "-n", 1], ["show", 1]):

@@ -25,11 +25,6 @@ def sleepy(params):
     return {"loss": params.get("x", 0.0), "status": "ok"}
 
 
-def brief(params):
-    time.sleep(0.1)
-    return {"loss": params["x"], "status": "ok"}
-
-
 def misbehave(params, context):
     return globals()[f"_{params['how']}"](params, context)
 
