@@ -1,9 +1,11 @@
 """Is the search any good? Best loss against budget, beside other searches.
 
-    python -m benchmarks.search.compare [--seeds 30] [--problem NAME ...] [--contender NAME ...]
+    python -m benchmarks.search.compare [--seeds 30]
+    python -m benchmarks.search.compare --courses FILE [--problem NAME ...] [--contender NAME ...]
 
-Writes `courses.csv` (a row for each improvement of each search), `compare.png` and the tables in
-`README.md`; with ``--tables`` only the latter two, from the courses that are there.
+The first writes `courses.csv` (a row for each improvement of each search), `compare.png` and the
+tables in `README.md`; with ``--tables`` only the latter two, from the courses that are there. The
+second writes the courses of some searches elsewhere.
 """
 
 from __future__ import annotations
@@ -57,19 +59,23 @@ def main() -> None:
     parser.add_argument("--courses", type=Path, default=COURSES, help="another file for these")
     parser.add_argument("--tables", action="store_true", help="only draw what was searched")
     given = parser.parse_args()
+    if given.courses == COURSES and (given.problem or given.contender):
+        parser.error(f"{COURSES.name} holds all searches: name another file with --courses")
     if not given.tables:
         os.nice(19)
         wanted = cases(given.problem or problems.NAMES, given.contender or CONTENDERS, given.seeds)
         with (
             multiprocessing.get_context("spawn").Pool(given.processes) as pool,
-            given.courses.open("w", newline="", encoding="utf-8") as file,
+            (part := given.courses.with_suffix(".part")).open("w", newline="") as file,
         ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["problem", "contender", "seed", "trials", "epochs", "best"])
             for done, (case, points) in enumerate(pool.imap(search, wanted), start=1):
                 table.writerows([*case, p.trials, p.epochs, f"{p.best:.6g}"] for p in points)
                 print(f"\r{done}/{len(wanted)}  {case}", end="\033[K", file=sys.stderr)
-    write_tables(given.courses, TRIALS)
+        part.replace(given.courses)
+    if given.courses == COURSES:
+        write_tables(COURSES, TRIALS)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ COLORS = {
     "asha-8": "#D55E00",
 }
 PRUNED = ("asha-1", "asha-8")
+REACHING = ("fmin", "ours-1", "asha-1", "ours-8", "asha-8")
 BUDGETS = (30, 50, 100)
 
 
@@ -124,26 +125,27 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _epochs(frame: pd.DataFrame) -> str:
-    """Epochs until random search's typical best is reached, as a share of what that took."""
+    """Epochs until random search's typical best is reached, as a share of what that took.
+
+    Of the seeds that all of them have, so that what pruning adds can be read off.
+    """
     rows = []
     for name in _problems(frame):
         if name not in problems.SETS:
             continue
-        of_random = frame[(frame["problem"] == name) & (frame["contender"] == "random")]
-        budget = int(of_random["epochs"].max())
-        target = float(of_random.groupby("seed")["best"].min().median())
+        courses = dict(iter(frame[frame["problem"] == name].groupby("contender")))
+        shared = set.intersection(*(set(of["seed"]) for of in courses.values()))
+        courses = {c: of[of["seed"].isin(shared)] for c, of in courses.items()}
+        budget = int(courses["random"]["epochs"].max())
+        target = float(courses["random"].groupby("seed")["best"].min().median())
         row = [name, f"{target:.4g}"]
-        for contender in ("fmin", "ours-8", "asha-1", "asha-8"):
-            of = frame[(frame["problem"] == name) & (frame["contender"] == contender)]
-            if of.empty:
-                row.append("-")
-                continue
+        for of in (courses[contender] for contender in REACHING):
             reached = of[of["best"] <= target].groupby("seed")["epochs"].min()
             shares = reached.reindex(of["seed"].unique(), fill_value=np.inf) / budget
             low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75], method="nearest")
             row.append(f"{middle:.2f} ({low:.2f} to {high:.2f})".replace("inf", "never"))
         rows.append(row)
-    columns = (NAMES[c] for c in ("fmin", "ours-8", "asha-1", "asha-8"))
+    columns = (NAMES[c] for c in REACHING)
     return _markdown(["share of random search's epochs to its best", "best", *columns], rows)
 
 
