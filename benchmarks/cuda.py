@@ -7,6 +7,7 @@ for.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 import time
@@ -15,18 +16,20 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.steps import BATCH, FEATURES, HEADS, HIDDEN, LAYERS, TIME, WINDOW
-from model.baselines import BNLSTM, LSTM, StackedResidualBiLSTM
+from model.baselines import BNLSTM, StackedResidualBiLSTM
 from model.layer import LARNN
 
 ROUNDS, WARM_UP = 10, 3
 
 
 def make_layers() -> dict[str, torch.nn.Module]:
-    options = {"num_heads": HEADS, "window_size": WINDOW, "stacking": "residual"}
+    larnn = functools.partial(
+        LARNN, FEATURES, HIDDEN, LAYERS, num_heads=HEADS, window_size=WINDOW, stacking="residual"
+    )
     return {
-        "`nn.LSTM` (cuDNN)": LSTM(FEATURES, HIDDEN, LAYERS),
-        "`LARNN`, layer norm": LARNN(FEATURES, HIDDEN, LAYERS, norm="layer", **options),
-        "`LARNN`, batch norm": LARNN(FEATURES, HIDDEN, LAYERS, norm="batch", **options),
+        "`nn.LSTM` (cuDNN)": torch.nn.LSTM(FEATURES, HIDDEN, LAYERS),
+        "`LARNN`, layer norm": larnn(norm="layer"),
+        "`LARNN`, batch norm": larnn(norm="batch"),
         "`BNLSTM`": BNLSTM(FEATURES, HIDDEN, LAYERS),
         "`StackedResidualBiLSTM`, H 82": StackedResidualBiLSTM(FEATURES, 82, LAYERS),
     }

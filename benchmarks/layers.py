@@ -77,7 +77,7 @@ def compare_layers() -> str:
 
 def compare_sizes(field: str, values: Sequence[int]) -> str:
     """LARNN and LSTM over one size; all of it takes turns, so that rows compare as well."""
-    rows_of = {value: [Case(name, **{field: value}) for name in PATHS] for value in values}
+    rows_of = {value: [Case(name)._replace(**{field: value}) for name in PATHS] for value in values}
     times = measure_times([case for cases in rows_of.values() for case in cases])
     rows = []
     for value, cases in rows_of.items():

@@ -16,6 +16,8 @@ import torch
 
 from model.config import TrialConfig
 from model.data import har
+from model.data.dataset import Dataset
+from model.epochs import FitResult
 from model.evaluation import Part, load_classifier
 from model.training import fit
 
@@ -23,8 +25,9 @@ BATCHES = (16, 128)
 EPOCHS = 6
 
 
-def subset():
+def subset() -> Dataset:
     everybody = har.load_har()
+    assert everybody.person is not None
     training = everybody.indices("train")[::2]
     rows = np.concatenate([training, everybody.indices("validation")])
     return dataclasses.replace(
@@ -32,8 +35,9 @@ def subset():
     ).every(2)
 
 
-def accuracies(result, data, batch_size):
+def accuracies(result: FitResult, data: Dataset, batch_size: int) -> tuple[float, float]:
     """Of the training windows, in training mode and at evaluation."""
+    assert result.weights is not None
     trained = load_classifier(result.weights, "cpu")
     part = Part(data, "train", trained.normalisation, torch.device("cpu"))
     evaluated = part.logits(trained.model).argmax(1).eq(part.y)
@@ -43,14 +47,14 @@ def accuracies(result, data, batch_size):
     held = {name: value.clone() for name, value in model.state_dict().items()}
     right = []
     with torch.no_grad():
-        for rows in whole.split(batch_size):
+        for rows in torch.split(whole, batch_size):
             x, y, _ = part.batch(rows)
             right.append(model(x).argmax(1).eq(y))
             model.load_state_dict(held)
-    return [mode.double().mean().item() for mode in (torch.cat(right), evaluated[whole])]
+    return float(torch.cat(right).double().mean()), float(evaluated[whole].double().mean())
 
 
-def main(seeds):
+def main(seeds: int) -> None:
     torch.set_num_threads(1)
     data = subset()
     print("| norm | attention_norm | batch | training mode | evaluation | evaluation better by "
@@ -66,6 +70,7 @@ def main(seeds):
                          "batch_size": batch_size, "time_stride": 2, "seed": seed}
                     )  # fmt: skip
                     result = fit(config, data, device="cpu", threads=1)
+                    assert result.best is not None
                     train, evaluated = accuracies(result, data, batch_size)
                     rows.append(
                         (train, evaluated, evaluated - train, result.best.validation_loss,

@@ -107,10 +107,10 @@ def gap(uri: str, seconds: float, trials: int) -> Iterator[Row]:
     with working(uri, 1) as (store, _):
         fill(store, "s", 200, seconds=0.02)
         wait_until(lambda: store.counts("s")[TrialState.COMPLETE] == 200)
-        trials = sorted(store.list_trials("s"), key=lambda trial: trial.number)
+        done = sorted(store.list_trials("s"), key=lambda trial: trial.number)
     gaps = [
         (after.started_at - before.finished_at).total_seconds() * 1000
-        for before, after in itertools.pairwise(trials)
+        for before, after in itertools.pairwise(done)
         if after.started_at and before.finished_at
     ]
     yield "between two trials of a worker, median", f"{statistics.median(gaps):.0f} ms"

@@ -114,6 +114,7 @@ class Trainer:
 
     def end(self) -> tuple[float, float]:
         """Wait for the step: its seconds, and the process's peak memory in MB."""
+        assert self._process.stdout is not None
         seconds, peak = json.loads(self._process.stdout.readline())
         return seconds, peak
 

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -47,7 +47,8 @@ class Surrogate:
         table = pd.read_csv(TABLE)
         table = table[table["data"] == data]
         self._space = resolve(str(SPACE_FILE))
-        features = np.array([self._features(row) for row in table[[*SETTINGS]].to_dict("records")])
+        recorded = cast("list[Params]", table[[*SETTINGS]].to_dict("records"))
+        features = np.array([self._features(params) for params in recorded])
         losses = table[[*LOSSES]].to_numpy()
         # Diverged is diverged: how far must not bend the trees where losses are good.
         losses = np.minimum(np.nan_to_num(losses, nan=np.inf), WORST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.ticker import FuncFormatter
 from scipy.stats import wilcoxon
 
 from benchmarks.search import problems
+from benchmarks.search.record import SETS
 from search.plot_style import styled
 from search.plots import save_figure
 
@@ -63,10 +65,14 @@ def _versions(frame: pd.DataFrame) -> str:
     return f"Seeds 0 to {last[False]}, with asha 0 to {last[True]}; {told}."
 
 
-def best_after(frame: pd.DataFrame, budget: float, by: str = "trials") -> pd.Series[float]:
-    """Least loss within a budget, by problem, contender and seed."""
-    within = frame[frame[by] <= budget]
-    return within.groupby(["problem", "contender", "seed"], sort=False)["best"].min()
+def best_after(
+    frame: pd.DataFrame, budget: float, by: str = "trials"
+) -> dict[str, dict[str, pd.Series[float]]]:
+    """Least loss within a budget by problem and contender, each a series over seeds."""
+    found: dict[str, dict[str, pd.Series[float]]] = defaultdict(dict)
+    for (problem, contender), of in frame[frame[by] <= budget].groupby(["problem", "contender"]):
+        found[str(problem)][str(contender)] = of.groupby("seed")["best"].min()
+    return found
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -131,9 +137,9 @@ def _epochs(frame: pd.DataFrame) -> str:
     """
     rows = []
     for name in _problems(frame):
-        if name not in problems.SETS:
+        if name not in SETS:
             continue
-        courses = dict(iter(frame[frame["problem"] == name].groupby("contender")))
+        courses = dict(list(frame[frame["problem"] == name].groupby("contender")))
         shared = set.intersection(*(set(of["seed"]) for of in courses.values()))
         courses = {c: of[of["seed"].isin(shared)] for c, of in courses.items()}
         budget = int(courses["random"]["epochs"].max())
@@ -160,7 +166,7 @@ def _problems(frame: pd.DataFrame) -> list[str]:
 def draw(frame: pd.DataFrame, trials: int) -> Figure:
     """Median and quartiles over seeds: all problems by trials, those with epochs also by epochs."""
     names = _problems(frame)
-    sets = [name for name in names if name in problems.SETS]
+    sets = [name for name in names if name in SETS]
     figure = Figure(figsize=(12.0, 10.5))
     FigureCanvasAgg(figure)
     grid = figure.subplots(3, 3, squeeze=False)
