@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.steps import (
     BATCH,
@@ -75,7 +76,7 @@ def compare_layers() -> str:
     return table(["layer", "s", "ratio", "s, keeping memory", "ratio", "peak MB", "ratio"], rows)
 
 
-def compare_sizes(field: str, values: Sequence[int]) -> str:
+def compare_sizes(field: str, values: Sequence[Any]) -> str:
     """LARNN and LSTM over one size; all of it takes turns, so that rows compare as well."""
     rows_of = {value: [Case(name)._replace(**{field: value}) for name in PATHS] for value in values}
     times = measure_times([case for cases in rows_of.values() for case in cases])
