@@ -14,7 +14,8 @@ DOCS = sorted(
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         *(ROOT / "docs").glob("*.md"),
-        ROOT / "results" / "har" / "README.md",
+        *(ROOT / "results").glob("*/README.md"),
+        ROOT / "benchmarks" / "search" / "README.md",
     }
 )
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
@@ -50,6 +51,16 @@ def mentioned(path):
     text = BLOCK.sub("", path.read_text(encoding="utf-8"))
     for code in re.findall(r"`(larnn-search [^`]*)`", text.replace("\n", " ")):
         yield shlex.split(code)
+
+
+def in_container(words):
+    """What our image is told by a line that runs it; None of other lines."""
+    line = " ".join(words)
+    if found := re.match(r"docker compose run --rm (?:search|mongo-init) (.*)", line):
+        return ["larnn-search", *shlex.split(found[1])]
+    if found := re.match(r"kubectl exec \S+ -- (larnn-search .*)", line):
+        return shlex.split(found[1])
+    return None
 
 
 @contextlib.contextmanager

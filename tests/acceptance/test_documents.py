@@ -1,5 +1,6 @@
 """What the documentation tells users to type works, and it tells of every command."""
 
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from tests.acceptance.documents import (
     SMALL,
     blocks,
     command_lines,
+    in_container,
     mentioned,
     standing_by,
     write_files,
@@ -176,14 +178,30 @@ def parsed(words):
     return command
 
 
-@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_the_documents_is_one(document):
-    for words in [*command_lines(document), *mentioned(document)]:
+    lines = [*command_lines(document), *mentioned(document)]
+    for words in [in_container(words) or words for words in lines]:
         if words[0] == "larnn-search":
             try:
                 parsed(words)
             except AssertionError as error:
                 pytest.fail(f"{document.name}: {' '.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_target_and_module_in_the_documents_is_one(document):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = document.read_text(encoding="utf-8")
+    lines = [
+        *command_lines(document),
+        *map(str.split, re.findall(r"`((?:make|python) [^`]*)`", text)),
+    ]
+    for words in lines:
+        if words[0] == "make" and len(words) > 1:
+            assert words[1] in targets
+        if words[:2] == ["python", "-m"]:
+            assert importlib.util.find_spec(words[2]), words[2]
 
 
 def test_the_list_of_commands_is_current():
