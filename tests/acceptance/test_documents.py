@@ -192,12 +192,8 @@ def test_every_command_in_the_documents_is_one(document):
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_make_target_and_module_in_the_documents_is_one(document):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    text = document.read_text(encoding="utf-8")
-    lines = [
-        *command_lines(document),
-        *map(str.split, re.findall(r"`((?:make|python) [^`]*)`", text)),
-    ]
-    for words in lines:
+    in_text = re.findall(r"`((?:make|python) [^`]*)`", document.read_text(encoding="utf-8"))
+    for words in [*command_lines(document), *map(str.split, in_text)]:
         if words[0] == "make" and len(words) > 1:
             assert words[1] in targets
         if words[:2] == ["python", "-m"]:

@@ -57,3 +57,14 @@ def test_float32_is_close_to_float64(norm, backend, request):
     found = outputs_and_gradients(layer.float(), x.float())
     assert found["output"].dtype is torch.float32
     assert_close(found, expected, 1e-3)
+
+
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+def test_second_derivatives_are_refused_not_wrong(backend, request):
+    if backend == "fused":
+        request.getfixturevalue("compiler")
+    layer = make_layer(0, norm="layer", backend=backend)
+    x = torch.randn(6, 4, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()

@@ -14,7 +14,7 @@ from model.data.augmentation import jitter, rotate, scale
 from model.epochs import DivergedError
 from model.evaluation import evaluate, load_classifier
 from model.fused.build import is_available
-from model.optimization import learning_rate
+from model.optimization import Precision, learning_rate
 from model.training import INTERRUPT, fit
 from tests.model_tests.tiny_data import tiny
 
@@ -507,6 +507,17 @@ def test_weights_tell_what_they_are():
     assert trained.channel_names == DATA.channel_names
     assert trained.about["data_fingerprint"] == DATA.fingerprint
     assert isinstance(trained.config.model, ModelConfig)
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.parametrize("native", [True, False])
+def test_mixed_precision_takes_bfloat16_where_the_gpu_computes_it_itself(native, monkeypatch):
+    def supports(including_emulation=True):
+        return native or including_emulation
+
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", supports)
+    precision = Precision("mixed", torch.device("cuda"))
+    assert precision.dtype is (torch.bfloat16 if native else torch.float16)
 
 
 @pytest.mark.cuda

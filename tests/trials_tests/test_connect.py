@@ -1,10 +1,12 @@
 """From a URI and the environment to a store; outages, refusals, and no password anywhere."""
 
+import functools
 import os
 import signal
 import subprocess
 import time
 import traceback
+import uuid
 from pathlib import Path
 from unittest import mock
 from urllib.parse import quote_plus
@@ -21,6 +23,12 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
 )
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
 from tests.ports import free_port
 from tests.trials_tests.working import promised
@@ -32,7 +40,7 @@ from trials.mongo_store import MongoStore
 from trials.mongod import find_mongod
 from trials.patience import patience
 from trials.retrying import Retrying
-from trials.store import NewTrial
+from trials.store import CHECKPOINT, NewTrial
 from trials.study import StudySpec, StudyState
 from trials.trial import Outcome, Report, TrialState
 
@@ -358,3 +366,42 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(
         done = store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
         assert [report.step for report in done.reports] == [1, 2]
         assert len(pauses) >= 2
+
+
+def test_what_may_not_be_lost_is_acknowledged_from_the_journal_of_a_majority(
+    mongo_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    client = functools.partial(MongoClient, event_listeners=[heard])
+    monkeypatch.setattr("trials.mongo_base.MongoClient", client)
+    with MongoStore(mongo_uri, f"test_{uuid.uuid4().hex}", retry_for_s=2) as store:
+        space = {"name": "none", "rows": []}
+        store.create_study(StudySpec("s", "search.objective:train_larnn", space))
+        store.add_trials("s", None, 0, [NewTrial({}, 0)])
+        trial = store.reserve("s", "w", "h", "t")
+        assert trial is not None
+        store.report(trial.claim, [Report(1, 0.5)])
+        store.save_blob(trial.claim, CHECKPOINT, b"weights")
+        store.finish(trial.claim, Outcome(TrialState.COMPLETE, loss=0.5))
+        store.set_study_state("s", StudyState.STOPPING)
+        store.database.client.drop_database(store.database.name)
+    durable = {"w": "majority", "j": True}
+    assert {"insert", "update", "findAndModify"} <= {event.command_name for event in heard.writes}
+    assert all(event.command["writeConcern"] == durable for event in heard.writes)
+
+
+class Heard(CommandListener):
+    """Every write that was sent to the server."""
+
+    def __init__(self) -> None:
+        self.writes: list[CommandStartedEvent] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name in ("insert", "update", "delete", "findAndModify"):
+            self.writes.append(event)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass

@@ -557,6 +557,17 @@ def test_a_child_that_speaks_nonsense_fails_its_trial_only(store):
     assert second.state is TrialState.COMPLETE
 
 
+def test_an_import_that_never_ends_is_told_and_given_up(store, monkeypatch):
+    monkeypatch.setattr("trials.slot.WARM_SECONDS", 1.0)
+    objective = "tests.trials_tests.stuck_import:never"
+    add_study(store, objective, [{}])
+    with RunningWorker(store, objectives=[objective]):
+        (told,) = eventually(lambda: [w.message for w in store.list_workers() if w.message])
+    assert told == "cpu importing tests.trials_tests.stuck_import takes longer than 1 s"
+    trial = store.get_trial("s", 0)
+    assert (trial.state, trial.failures) == (TrialState.WAITING, ())
+
+
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(InvalidValueError, match="shorter than the lease"):
         WorkerSettings(objectives=[], lease_s=3, heartbeat_s=3)
