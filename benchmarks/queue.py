@@ -23,6 +23,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +38,7 @@ from trials.study import StudySpec
 from trials.trial import Outcome, Report, TrialState
 from trials.worker import Worker
 
+SPAWN = multiprocessing.get_context("spawn")
 PROCESSES = 4
 SLEEP = "benchmarks.sleep:sleep"
 BATCH = 5000
@@ -71,17 +73,27 @@ def throughput(uri: str, seconds: float, trials: int) -> Iterator[Row]:
         with MongoStore(uri, database) as store:
             fill(store, "s", 60_000)
             processes = min(workers, PROCESSES)
-            with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            start = SPAWN.Barrier(processes)
+            with SPAWN.Pool(processes, _start_together, [start]) as pool:
                 share = [(uri, database, workers // processes, seconds)] * processes
-                rate = sum(pool.starmap(serve, share))
+                rate = sum(pool.starmap(serve, share, chunksize=1))
             store.database.client.drop_database(database)
         yield f"{workers} simulated workers", f"{rate:.0f} reserve + finish per second"
+
+
+_start: Barrier
+
+
+def _start_together(start: Barrier) -> None:
+    global _start
+    _start = start
 
 
 def serve(uri: str, database: str, threads: int, seconds: float) -> float:
     """Trials per second of some workers, which are threads of this process."""
     counts = [0] * threads
     with MongoStore(uri, database) as store:
+        _start.wait()  # imports are done, and each process has the others' company throughout
         stop_at = time.monotonic() + seconds
 
         def work(i: int) -> None:
@@ -89,7 +101,7 @@ def serve(uri: str, database: str, threads: int, seconds: float) -> float:
                 trial = store.reserve("s", f"w{i}", "h", uuid.uuid4().hex)
                 assert trial is not None
                 store.finish(trial.claim, Outcome(TrialState.COMPLETE, 0.5))
-                counts[i] += 1
+                counts[i] += time.monotonic() < stop_at
 
         workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
         for worker in workers:
@@ -118,15 +130,15 @@ def gap(uri: str, seconds: float, trials: int) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def working(uri: str, count: int) -> Iterator[tuple[MongoStore, list[Worker]]]:
-    """Workers of one slot each, with connections of their own, and one more store."""
+def working(uri: str, count: int, slots: int = 1) -> Iterator[tuple[MongoStore, list[Worker]]]:
+    """Workers with connections of their own, and one more store."""
     database = f"bench_{uuid.uuid4().hex}"
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(MongoStore(uri, database))
         workers, threads = [], []
         for _ in range(count):
             own = stack.enter_context(MongoStore(uri, database))
-            workers.append(Worker(own, WorkerSettings(objectives=[SLEEP])))
+            workers.append(Worker(own, WorkerSettings(objectives=[SLEEP], slots=["cpu"] * slots)))
             threads.append(threading.Thread(target=workers[-1].run))
             threads[-1].start()
         try:
@@ -190,12 +202,13 @@ def steps(store: MongoStore, *, with_status: bool) -> Iterator[tuple[str, float]
 
 def idle(uri: str, seconds: float, trials: int) -> Iterator[Row]:
     """Database operations of 50 workers with nothing to do."""
-    with working(uri, 50) as (store, _):
-        time.sleep(10)  # until they ask as seldom as they ever do
-        before = operations(store)
-        time.sleep(2 * seconds)
-        rate = (operations(store) - before) / (2 * seconds)
-    yield "50 idle workers", f"{rate:.0f} database operations per second"
+    for slots in (1, 4):
+        with working(uri, 50, slots) as (store, _):
+            time.sleep(10)  # until they ask as seldom as they ever do
+            before = operations(store)
+            time.sleep(2 * seconds)
+            rate = (operations(store) - before) / (2 * seconds)
+        yield f"50 idle workers, slots: {slots}", f"{rate:.0f} database operations per second"
 
 
 def operations(store: MongoStore) -> int:
