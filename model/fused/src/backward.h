@@ -441,7 +441,7 @@ template <class T> struct Backward : Worker<T> {
         store_panel(static_cast<T*>(p.d_hidden), d_hidden + b * panel(), plan.H,
                     (range.first + b) * L, plan.B);
     for (int64_t row = plan.R - 1; row >= 0; --row) {
-      if (row < plan.keys && row >= plan.oldest(0)) {
+      if (row >= plan.oldest(0)) {
         open_memory(row);
         this->meet(measures_memory(row));
         close_memory(row);

@@ -54,7 +54,6 @@ template <class T> struct Forward : Worker<T> {
         load_panel(plan.cell(row, range.first + b),
                    static_cast<const T*>(p.queue) + row * plan.B * plan.H, plan.H,
                    (range.first + b) * L, plan.B);
-      if (row >= plan.keys) continue;
       project(row);
       announce_memory(row);
       this->meet(plan.norms[kKey].measures(row) || plan.norms[kValue].measures(row));

@@ -1,10 +1,6 @@
 // The C interface: one LARNN layer over one sequence, forward and backward through time.
 #include <exception>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "backward.h"
 
 namespace {
@@ -49,17 +45,6 @@ template <class T> PackedBack<T> pack_backward(const Plan<T>& plan, Arena& arena
   return packed;
 }
 
-// Memory fresh from the system comes in few large pages rather than in many small ones, each of which
-// costs a fault (the system may refuse: nothing but time is lost).
-inline void use_large_pages(void* memory, int64_t bytes) {
-#if defined(__linux__)
-  const uintptr_t page = 1 << 21;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
-  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#endif
-}
-
 // With run = false: only counts the scratch memory, in bytes.
 template <class T> int64_t forward(const Problem& problem, bool run) {
   Plan<T> plan(problem);
@@ -72,10 +57,7 @@ template <class T> int64_t forward(const Problem& problem, bool run) {
   workers.reserve(plan.threads);
   for (int i = 0; i < plan.threads; ++i)
     workers.emplace_back(plan, packed, exchange, barrier, i).lay_out(arena);
-  if (run) {
-    use_large_pages(problem.saved, plan.saved_bytes());
-    run_team(plan.threads, [&](int i) { workers[i].run(); });
-  }
+  if (run) run_team(plan.threads, [&](int i) { workers[i].run(); });
   return arena.used();
 }
 
@@ -124,8 +106,6 @@ template <class T> int64_t backward(const Problem& problem, bool run) {
   for (int i = 0; i < plan.threads; ++i)
     workers.emplace_back(plan, packed, exchange, barrier, i, d_keys, d_values).lay_out(arena);
   if (!run) return arena.used();
-  use_large_pages(d_keys, reinterpret_cast<char*>(d_values) - reinterpret_cast<char*>(d_keys));
-  use_large_pages(d_values, reinterpret_cast<char*>(d_values) - reinterpret_cast<char*>(d_keys));
   run_team(plan.threads, [&](int i) { workers[i].run(); });
   for (const auto& worker : workers) give_all(plan, worker.total);
   return arena.used();
