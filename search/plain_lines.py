@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from search.ending import last_failure
-from search.results import duration_s
+from search.results import spent_s
 from search.snapshot import Snapshot
 from search.text import format_duration, format_value
 from trials.trial import Trial, TrialState
@@ -86,7 +86,7 @@ class PlainLines:
             line += f", loss {format_value(trial.loss)}"
         if trial.state is TrialState.FAILED and (reason := last_failure(trial)):
             line += f": {reason}"
-        if (seconds := duration_s(trial)) is not None:
+        if (seconds := spent_s(trial)) is not None:
             line += f", {format_duration(seconds)}"
         return line
 

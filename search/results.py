@@ -101,19 +101,19 @@ def duration_s(trial: Trial) -> float | None:
     return (trial.finished_at - trial.started_at).total_seconds()
 
 
-def spent_s(trial: Trial) -> float:
-    """Seconds that a trial ran, all attempts together as far as they are known.
+def spent_s(trial: Trial) -> float | None:
+    """Seconds that a trial ran, all attempts together as far as they are known; None: not at all.
 
     A resumed trial's training and reports count earlier attempts too, its latest attempt does not.
     """
     trained = trial.result.get("seconds")
     known = [duration_s(trial), trained, *(report.seconds for report in trial.reports[-1:])]
-    return max((float(told) for told in known if isinstance(told, (int, float))), default=0.0)
+    return max((float(told) for told in known if isinstance(told, (int, float))), default=None)
 
 
 def core_hours(study: Study, trials: Iterable[Trial]) -> float:
     """What trials (with their reports) cost: hours that they ran, times the threads of each."""
-    return sum(map(spent_s, trials)) * study.spec.threads / 3600
+    return sum(spent_s(trial) or 0.0 for trial in trials) * study.spec.threads / 3600
 
 
 def shared_settings(study: Study) -> dict[str, Any]:

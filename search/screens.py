@@ -13,7 +13,7 @@ from search.derivation import DERIVATIONS, label_of
 from search.parameter import Parameter, doc_of
 from search.purpose import Purpose, purpose_of
 from search.ranking import Ranked
-from search.results import duration_s, searched_settings, shared_settings, to_plain
+from search.results import searched_settings, shared_settings, spent_s, to_plain
 from search.space import Space, assignment
 from search.tables import print_cut, print_rich, table
 from search.text import format_duration, format_share, format_value
@@ -39,7 +39,7 @@ def settings_table(study: Study, ranked: Sequence[Ranked], title: str) -> Table:
     if any("validation_accuracy" in trial.result for trial in trials):
         reached = (format_share(one.validation_accuracy) for one in ranked)
         made.add_row(f"{mean}validation accuracy", *reached)
-    made.add_row("took", *(format_duration(duration_s(trial)) for trial in trials))
+    made.add_row("took", *(format_duration(spent_s(trial)) for trial in trials))
     made.add_section()
     settings = [searched_settings(study, trial) for trial in trials]
     if mean:
@@ -143,7 +143,7 @@ def print_trials(study: Study, trials: Sequence[Trial]) -> None:
             str(trial.state),
             format_value(trial.loss),
             *reached,
-            format_duration(duration_s(trial)),
+            format_duration(spent_s(trial)),
             *(format_value(settings.get(name)) for name in names),
         )
     print_cut(made, keep=len(columns))
@@ -164,7 +164,7 @@ def print_trial(study: Study, trial: Trial) -> None:
         "attempts": f"{trial.attempt} ({trial.retries} counted as retries)",
         "worker": trial.worker or "-",
         "started (UTC)": f"{trial.started_at:%Y-%m-%d %H:%M:%S}" if trial.started_at else "-",
-        "took": format_duration(duration_s(trial)),
+        "took": format_duration(spent_s(trial)),
         "suggested by": str(trial.suggestion.get("origin", "-")),
     }.items():
         facts.add_row(name, value)

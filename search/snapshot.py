@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from search.purpose import Purpose, purpose_of
-from search.results import duration_s, to_json_row, to_plain
+from search.results import spent_s, to_json_row, to_plain
 from trials.clock import utc_now
 from trials.store import TrialStore, WorkerInfo
 from trials.study import Counts, Study, StudyState
@@ -212,7 +212,7 @@ class StudyFollower:
             elif self._failed is not None and self._failed.number == trial.number:
                 self._failed = None
         for trial in finished:
-            if trial.state in BUDGET_STATES and (took := duration_s(trial)) is not None:
+            if trial.state in BUDGET_STATES and (took := spent_s(trial)) is not None:
                 self._durations.append(took)
         return () if first else finished
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from datetime import timedelta
 
 import pytest
 from rich.text import Text
@@ -105,3 +106,15 @@ def test_text_with_brackets_and_colons_is_shown_as_it_is(value, width, screen):
     lines = [cells(line) for line in screen(width, print_trial, STUDY, trial)]
     assert ["activation", value] in lines
     assert ["note", value] in lines
+
+
+def test_the_time_of_a_resumed_trial_is_that_of_all_its_attempts(screen):
+    trial = ranked(STUDY, sample_trials())[0].trial
+    resumed = dataclasses.replace(
+        trial,
+        attempt=2,
+        result={**trial.result, "seconds": 754.0},
+        finished_at=trial.started_at + timedelta(seconds=60),
+    )
+    for show, what in ((print_trial, resumed), (print_trials, [resumed])):
+        assert any("12 min 34 s" in cells(line) for line in screen(PIPE, show, STUDY, what))
