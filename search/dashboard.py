@@ -24,7 +24,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.figure_kinds import KINDS, ON_PAGES
+from search.figure_kinds import KINDS, ON_PAGES, kinds_of
+from search.purpose import purpose_of
 from search.results import loss_name, searched_settings, to_plain
 from search.snapshot import StudyFollower
 from search.source import from_store
@@ -139,13 +140,11 @@ class Pages:
             {
                 "studies": [{"name": s.name, "state": str(s.state)} for s in studies],
                 "may_control": self._may_control,
-                "figures": FIGURES,
-                "costly": [kind for kind in FIGURES if KINDS[kind].is_costly],
             }
         )
 
     def study(self, request: Request) -> Response:
-        """A study as it is now: `Snapshot.to_json`, and the best trial's searched settings."""
+        """A study as it is now: `Snapshot.to_json`, its best settings, which figures it has."""
         name = request.path_params["name"]
         with self._reading:
             key = name, self._store.get_study(name).created_at
@@ -157,6 +156,11 @@ class Pages:
             **snapshot.to_json(),
             "best_settings": settings,
             "loss_name": loss_name(snapshot.study),
+            "figures": [
+                {"kind": kind, "is_costly": KINDS[kind].is_costly}
+                for kind in FIGURES
+                if kind in kinds_of(purpose_of(snapshot.study))
+            ],
         }
         return JSONResponse(to_plain(told))
 

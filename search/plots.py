@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO
 
 import matplotlib as mpl
-import pandas as pd
 from matplotlib.figure import Figure
 
 from search import figure_kinds
+from search.again import comparison
 from search.figure_kinds import FigureKind
+from search.plot_again import settings_again
 from search.plot_effects import choice_distributions
 from search.plot_forest import (
     effects_figure,
@@ -32,11 +33,9 @@ from search.plot_settings import (
     parallel_coordinates,
     window_heads_heatmap,
 )
-from search.plot_style import STYLE, EmptyFigure, settings_lock
+from search.plot_style import STYLE, EmptyFigure, loss_label, settings_lock
 from search.plot_workers import throughput, worker_timeline
-from search.purpose import Purpose
 from search.source import StudyData
-from search.space import Space
 
 __all__ = [
     "KINDS",
@@ -55,6 +54,7 @@ __all__ = [
     "save_figure",
     "setting_importance",
     "setting_interactions",
+    "settings_again",
     "throughput",
     "window_heads_heatmap",
     "worker_timeline",
@@ -64,8 +64,12 @@ __all__ = [
 FILE_TYPES = ("png", "svg", "pdf")
 
 
-Draw = Callable[[pd.DataFrame, pd.DataFrame, Space], Figure]
-"""From `trials_frame`, `reports_frame` and the study's space."""
+Draw = Callable[[StudyData], Figure]
+MISSED = {
+    "search": "trains what a search chose; see larnn-search summary {name}",
+    "again": "is no ranking or ablation; larnn-search rank and ablate make one",
+}
+"""Why studies for other purposes have none of a purpose's figures."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +81,19 @@ class Kind:
 
 
 _DRAW: dict[str, Draw] = {
-    "best": lambda trials, reports, space: best_loss_over_trials(trials),
-    "best-time": lambda trials, reports, space: best_loss_over_trials(trials, by_time=True),
-    "importance": lambda trials, reports, space: importance_figure(trials, space),
-    "effects": lambda trials, reports, space: effects_figure(trials, space),
-    "interactions": lambda trials, reports, space: interactions_figure(trials, space),
-    "settings": lambda trials, reports, space: loss_against_settings(trials, space),
-    "choices": lambda trials, reports, space: choice_distributions(trials, space),
-    "window-heads": lambda trials, reports, space: window_heads_heatmap(trials),
-    "parallel": lambda trials, reports, space: parallel_coordinates(trials, space),
-    "curves": lambda trials, reports, space: learning_curves(reports),
-    "timeline": lambda trials, reports, space: worker_timeline(trials),
-    "throughput": lambda trials, reports, space: throughput(trials),
+    "best": lambda data: best_loss_over_trials(data.frame),
+    "best-time": lambda data: best_loss_over_trials(data.frame, by_time=True),
+    "importance": lambda data: importance_figure(data.frame, data.space),
+    "effects": lambda data: effects_figure(data.frame, data.space),
+    "interactions": lambda data: interactions_figure(data.frame, data.space),
+    "settings": lambda data: loss_against_settings(data.frame, data.space),
+    "choices": lambda data: choice_distributions(data.frame, data.space),
+    "window-heads": lambda data: window_heads_heatmap(data.frame),
+    "parallel": lambda data: parallel_coordinates(data.frame, data.space),
+    "again": lambda data: settings_again(comparison(data), loss_label(data.frame)),
+    "curves": lambda data: learning_curves(data.reports),
+    "timeline": lambda data: worker_timeline(data.frame),
+    "throughput": lambda data: throughput(data.frame),
 }
 KINDS = {name: Kind(told, _DRAW[name]) for name, told in figure_kinds.KINDS.items()}
 
@@ -96,10 +101,10 @@ KINDS = {name: Kind(told, _DRAW[name]) for name, told in figure_kinds.KINDS.item
 def draw(kind: str, data: StudyData) -> Figure:
     """One of `KINDS` of a study; an `EmptyFigure` where it has nothing to show."""
     asked = KINDS[kind]
-    if asked.told.of_searches and data.purpose is not Purpose.SEARCH:
+    if kind not in figure_kinds.kinds_of(data.purpose):
         name = data.study.name
-        return EmptyFigure(f"{name} trains what a search chose; see larnn-search summary {name}")
-    return asked.draw(data.frame, data.reports, data.space)
+        return EmptyFigure(f"{name} {MISSED[asked.told.purpose].format(name=name)}")
+    return asked.draw(data)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -6,8 +6,6 @@ const EVERY_MS = 2000;
 const STATES = ["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAILED", "CANCELLED"];
 const byId = (id) => document.getElementById(id);
 let mayControl = false;
-let figures = [];
-let costly = []; // of these; asked for anew after every tenth trial only
 let refusal = ""; // why the latest action was not done
 
 function element(tag, properties, ...children) {
@@ -137,11 +135,12 @@ function showFigures(told) {
   const place = byId("figures");
   if (place.dataset.study !== told.study) {
     place.dataset.study = told.study;
-    place.replaceChildren(...figures.map((kind) => element("section", {},
+    place.replaceChildren(...told.figures.map(({ kind }) => element("section", {},
       element("figure", {}, element("img", { id: `figure-${kind}`, alt: kind, loading: "lazy" })))));
   }
-  for (const kind of figures) {
-    const version = costly.includes(kind) && !isOver(told) ? Math.floor(told.finished / 10) : told.finished;
+  for (const { kind, is_costly } of told.figures) {
+    // What takes long is asked for anew after every tenth trial only.
+    const version = is_costly && !isOver(told) ? Math.floor(told.finished / 10) : told.finished;
     const address = `/study/${told.study}/${kind}.png?v=${version}`;
     const image = byId(`figure-${kind}`);
     if (image.getAttribute("src") !== address) image.setAttribute("src", address);
@@ -171,8 +170,6 @@ async function refresh() {
   try {
     const all = await read("/studies.json");
     mayControl = all.may_control;
-    figures = all.figures;
-    costly = all.costly;
     if (!all.studies.length) throw new Error("There is no study yet; start one: larnn-search run --study NAME");
     const told = await read(`/study/${showStudies(all.studies)}.json`);
     for (const show of [showHead, showBest, showWork, showFigures]) show(told);

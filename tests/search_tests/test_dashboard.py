@@ -138,6 +138,9 @@ def test_a_study_is_told_as_status_tells_it(store):
     assert told["counts"]["RUNNING"] == 2
     assert [r["loss"] for r in told["running"][0]["reports"][:3]] == [0.9, 0.7, 0.5]
     assert told["best_settings"]["window_size"] == told["best"]["params"]["window_size"]
+    figures = {one["kind"]: one["is_costly"] for one in told["figures"]}
+    assert (figures["best"], figures["importance"]) == (False, True)
+    assert "again" not in figures  # it is a search
 
 
 def test_figures_are_drawn_anew_only_after_a_trial_has_ended(store):
@@ -168,10 +171,10 @@ def test_a_study_that_was_deleted_and_made_anew_is_another_one(store):
 def test_a_figure_that_takes_long_holds_up_no_other(store, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(*data):
+    def slow(data):
         begun.set()
         go_on.wait(60)
-        return KINDS["best"].draw(*data)
+        return KINDS["best"].draw(data)
 
     importance = dataclasses.replace(KINDS["importance"], draw=slow)
     monkeypatch.setitem(KINDS, "importance", importance)

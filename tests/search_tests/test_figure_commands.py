@@ -9,6 +9,7 @@ from search.cli import run_command
 from search.named_spaces import NAMED_SPACES
 from search.report import report, winner_in_words
 from search.source import StudyData
+from tests.acceptance.documents import ROOT
 from tests.search_tests.sample_study import ROWS, sample_study, sample_trials
 from trials.transfer import dump
 
@@ -92,6 +93,25 @@ def test_mistakes_are_named_in_one_line(exported, arguments, words, capsys):
     told = capsys.readouterr().err
     assert words in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "kind", "reason"),
+    [
+        ("har-lstm", "again", "is no ranking or ablation; larnn-search rank and ablate make one"),
+        ("har-lstm-rank", "importance", "see larnn-search summary har-lstm-rank"),
+        ("har-lstm-test", "again", "is no ranking or ablation"),
+        ("har-lstm-rank", "again", None),
+        ("har-lstm-test", "timeline", None),
+    ],
+)
+def test_searches_and_what_follows_them_have_figures_of_their_own(
+    study, kind, reason, tmp_path, capsys
+):
+    file, output = ROOT / "results" / "har" / f"{study}.jsonl", tmp_path / "figure.png"
+    status = run_command(["plot", str(file), kind, "-o", str(output)])
+    assert (status, output.exists()) == ((0, True) if reason is None else (1, False))
+    assert reason is None or reason in capsys.readouterr().err
 
 
 def test_a_figure_that_would_show_nothing_is_not_written(tmp_path, capsys):

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from search import plot_effects, plot_inside, plots, results
+from search import plot_effects, plot_inside, plots
+from search.figure_kinds import kinds_of
 from search.importance import Importance
+from search.source import StudyData
 from search.space import Space
 from tests.search_tests.sample_study import sample_study, sample_trials
 
@@ -23,11 +25,25 @@ FORESTS = ("importance", "effects", "interactions")  # below, of tables: forests
 
 
 @compared
-@pytest.mark.parametrize("kind", [kind for kind in plots.KINDS if kind not in FORESTS])
+@pytest.mark.parametrize("kind", [kind for kind in kinds_of("search") if kind not in FORESTS])
 def test_study(kind):
-    trials = sample_trials(60, running=3)
-    frame = results.trials_frame(trials, sample_study())
-    return plots.KINDS[kind].draw(frame, results.reports_frame(trials, sample_study()), SPACE)
+    return plots.draw(kind, StudyData(sample_study(), tuple(sample_trials(60, running=3))))
+
+
+@compared
+def test_again():
+    columns = ("settings", "losses", "loss_interval", "ratio_mean", "ratio_interval")
+    given = [
+        ("as chosen", [0.12, 0.15], (0.11, 0.165), None, None),
+        ("window_size=1", [0.13, 0.152], (0.115, 0.172), 1.05, (0.8, 1.3)),
+        ("cell=lstm", [0.3, 0.31], (0.25, 0.37), 2.3, (1.7, 3.1)),
+        ("norm=${layer", [0.07, 0.08], (0.06, 0.09), 0.55, (0.4, 0.8)),
+    ]
+    rows = [dict(zip(columns, row, strict=True)) for row in given]
+    rows = [{**row, "loss_mean": np.mean(row["losses"]), "diverged": 0} for row in rows]
+    lost = dict.fromkeys((*columns, "loss_mean"))
+    lost |= {"settings": "attention_rate_factor=1", "losses": [0.21], "diverged": 1, "trainings": 2}
+    return plots.settings_again([*rows, lost], "validation loss (nats)")
 
 
 def weighed(names, warning=""):

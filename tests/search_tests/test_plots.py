@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from search import importance, plot_style, plots, results
+from search.figure_kinds import kinds_of
 from search.parameter import Parameter
 from search.ranking import ranked
+from search.source import StudyData
 from search.space import Space
 from tests.search_tests.sample_study import ROWS, START, sample_study, sample_trials
 from trials.trial import Report, TrialState
@@ -19,8 +21,7 @@ SPACE = Space.from_dict(sample_study().spec.space)
 
 
 def drawn(kind, trials):
-    frame = results.trials_frame(trials, sample_study())
-    return plots.KINDS[kind].draw(frame, results.reports_frame(trials, sample_study()), SPACE)
+    return plots.draw(kind, StudyData(sample_study(), tuple(trials)))
 
 
 def words(figure):
@@ -28,7 +29,7 @@ def words(figure):
     return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", kinds_of("search"))
 @pytest.mark.parametrize("count", [1, 40])
 def test_every_kind_draws_studies_of_every_size_at_readme_width(kind, count, tmp_path):
     figure = drawn(kind, sample_trials(count))
@@ -37,7 +38,7 @@ def test_every_kind_draws_studies_of_every_size_at_readme_width(kind, count, tmp
     assert figure.get_size_inches()[0] == 8.0
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", kinds_of("search"))
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_study_without_results_gets_a_figure_that_says_so(kind, count):
     trials = [] if count == 0 else sample_trials(count, running=count)
@@ -64,18 +65,20 @@ def plain_figure():
 
 @pytest.fixture(scope="module")
 def many():
-    """A thousand trials and their reports."""
-    trials, study = sample_trials(1000), sample_study()
-    return results.trials_frame(trials, study), results.reports_frame(trials, study)
+    """A study of a thousand trials, its tables made."""
+    data = StudyData(sample_study(), tuple(sample_trials(1000)))
+    assert len(data.frame) == 1000
+    assert len(data.reports) > 1000
+    return data
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", kinds_of("search"))
 def test_a_thousand_trials_draw_in_under_two_seconds(kind, many, tmp_path):
     """On a core where a plain figure takes half a second; on a slower one, in its four times."""
 
     def draw():
         importance._grown.cache_clear()  # another figure of these trials may have been before
-        return plots.KINDS[kind].draw(*many, SPACE)
+        return plots.draw(kind, many)
 
     time_of(lambda: drawn(kind, sample_trials(30)), tmp_path)  # imports, fonts
     # The core's pace changes from second to second: once is proof.
@@ -107,7 +110,7 @@ def test_best_over_time_counts_minutes_from_the_studys_creation():
     assert line.get_xdata()[0] == pytest.approx((ends[0] - START) / timedelta(minutes=1))
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", kinds_of("search"))
 @pytest.mark.parametrize(
     ("state", "loss"), [(TrialState.FAILED, None), (TrialState.PRUNED, math.inf)]
 )
@@ -200,8 +203,7 @@ def test_a_setting_named_like_a_column_of_trials_is_drawn_as_any_other(kind):
     rows = [{**row, "name": TAKEN.get(row["name"], row["name"])} for row in ROWS]
     spec = dataclasses.replace(study.spec, space={"name": "own", "rows": rows})
     trials = [dataclasses.replace(trial, params=renamed(trial.params)) for trial in trials]
-    frame = results.trials_frame(trials, dataclasses.replace(study, spec=spec))
-    figure = plots.KINDS[kind].draw(frame, None, Space.from_dict(spec.space))
+    figure = plots.draw(kind, StudyData(dataclasses.replace(study, spec=spec), tuple(trials)))
     told = "\n".join(words(plain))
     for name, taken in TAKEN.items():
         told = re.sub(rf"\b{name}\b", taken, told)
@@ -227,8 +229,8 @@ def test_dollars_are_no_mathematics(kind):
     ]  # fmt: skip
     space = {"name": "own", "rows": rows}
     spec = dataclasses.replace(sample_study().spec, space=space)
-    frame = results.trials_frame(trials, dataclasses.replace(sample_study(), spec=spec))
-    figure = plots.KINDS[kind].draw(frame, None, Space.from_dict(space))
+    study = dataclasses.replace(sample_study(), spec=spec)
+    figure = plots.draw(kind, StudyData(study, tuple(trials)))
     figure.draw_without_rendering()  # TeX that is none would be refused
     assert any(r"\$1^\$" in text for text in words(figure))
 
@@ -371,8 +373,7 @@ def test_axes_name_the_loss_that_the_objective_has(objective, name, kind):
     study = sample_study()
     study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, objective=objective))
     trials = [trial for trial in sample_trials(20) if trial.state == "COMPLETE"]
-    frame, reports = results.trials_frame(trials, study), results.reports_frame(trials, study)
-    figure = plots.KINDS[kind].draw(frame, reports, SPACE)
+    figure = plots.KINDS[kind].draw(StudyData(study, tuple(trials)))
     if kind == "curves" and objective == "search.judging:train_and_judge":
         name = "training loss (nats)"  # nobody is judged before the end
     assert name in {text.split(", ")[0].removesuffix(" to expect") for text in words(figure)}
