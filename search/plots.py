@@ -7,16 +7,14 @@ and viridis for amounts; both can be told apart by colour-blind readers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from search import figure_kinds
 from search.again import comparison
-from search.figure_kinds import FigureKind
+from search.figure_kinds import KINDS, kinds_of
 from search.plot_again import settings_again
 from search.plot_effects import choice_distributions
 from search.plot_forest import (
@@ -38,7 +36,7 @@ from search.plot_workers import throughput, worker_timeline
 from search.source import StudyData
 
 __all__ = [
-    "KINDS",
+    "DRAW",
     "EmptyFigure",
     "best_loss_over_trials",
     "check_file_type",
@@ -62,25 +60,13 @@ __all__ = [
 ]
 
 FILE_TYPES = ("png", "svg", "pdf")
-
-
 Draw = Callable[[StudyData], Figure]
 MISSED = {
     "search": "trains what a search chose; see larnn-search summary {name}",
     "again": "is no ranking or ablation; larnn-search rank and ablate make one",
 }
 """Why studies for other purposes have none of a purpose's figures."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A figure that ``larnn-search plot`` can draw."""
-
-    told: FigureKind
-    draw: Draw
-
-
-_DRAW: dict[str, Draw] = {
+DRAW: dict[str, Draw] = {
     "best": lambda data: best_loss_over_trials(data.frame),
     "best-time": lambda data: best_loss_over_trials(data.frame, by_time=True),
     "importance": lambda data: importance_figure(data.frame, data.space),
@@ -95,16 +81,15 @@ _DRAW: dict[str, Draw] = {
     "timeline": lambda data: worker_timeline(data.frame),
     "throughput": lambda data: throughput(data.frame),
 }
-KINDS = {name: Kind(told, _DRAW[name]) for name, told in figure_kinds.KINDS.items()}
+"""What draws each of `figure_kinds.KINDS`."""
 
 
 def draw(kind: str, data: StudyData) -> Figure:
-    """One of `KINDS` of a study; an `EmptyFigure` where it has nothing to show."""
-    asked = KINDS[kind]
-    if kind not in figure_kinds.kinds_of(data.purpose):
+    """One of `figure_kinds.KINDS` of a study; an `EmptyFigure` where it has nothing to show."""
+    if kind not in kinds_of(data.purpose):
         name = data.study.name
-        return EmptyFigure(f"{name} {MISSED[asked.told.purpose].format(name=name)}")
-    return asked.draw(data)
+        return EmptyFigure(f"{name} {MISSED[KINDS[kind].purpose].format(name=name)}")
+    return DRAW[kind](data)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

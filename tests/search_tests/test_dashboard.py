@@ -15,7 +15,7 @@ import uvicorn
 
 from search.cli import run_command
 from search.dashboard import make_app
-from search.plots import KINDS
+from search.plots import DRAW
 from tests.search_tests.browser import CHROMIUM, TEXT, Browser
 from tests.search_tests.sample_study import START, WORKERS, sample_study, sample_trials
 from trials.memory_store import MemoryStore
@@ -174,10 +174,9 @@ def test_a_figure_that_takes_long_holds_up_no_other(store, monkeypatch):
     def slow(data):
         begun.set()
         go_on.wait(60)
-        return KINDS["best"].draw(data)
+        return DRAW["best"](data)
 
-    importance = dataclasses.replace(KINDS["importance"], draw=slow)
-    monkeypatch.setitem(KINDS, "importance", importance)
+    monkeypatch.setitem(DRAW, "importance", slow)
     with served(store) as port:
         asking = threading.Thread(target=authorized, args=(port, "/study/quick/importance.png"))
         asking.start()

@@ -373,7 +373,7 @@ def test_axes_name_the_loss_that_the_objective_has(objective, name, kind):
     study = sample_study()
     study = dataclasses.replace(study, spec=dataclasses.replace(study.spec, objective=objective))
     trials = [trial for trial in sample_trials(20) if trial.state == "COMPLETE"]
-    figure = plots.KINDS[kind].draw(StudyData(study, tuple(trials)))
+    figure = plots.DRAW[kind](StudyData(study, tuple(trials)))
     if kind == "curves" and objective == "search.judging:train_and_judge":
         name = "training loss (nats)"  # nobody is judged before the end
     assert name in {text.split(", ")[0].removesuffix(" to expect") for text in words(figure)}
