@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from model.config import TrialConfig
 from model.evaluation import load_classifier
+from search.again import comparison
 from search.cli import cli
 from search.enqueue import complete_points
 from search.grid import grid
@@ -117,6 +119,22 @@ def test_the_accuracies_of_the_documents_are_those_of_the_files():
     (folds,) = [row for row in found["differences"] if row["people"] == 30]
     low, high = (f"{100 * value:+.2f}" for value in folds["interval"])
     assert f"{100 * folds['mean']:+.2f} [{low}, {high}]" in document
+
+
+def test_the_ablation_of_the_document_is_that_of_the_file():
+    rows = comparison(from_file(STUDY / "har-larnn-2-ablation.jsonl"))
+    document = (ROOT / "docs" / "which_settings_win.md").read_text()
+    whole = [row for row in rows if len(row["losses"]) == row["trainings"]]
+    assert [row["settings"] for row in whole] == re.findall(
+        r"^\| ([\w= -]+) \| 0\.\d{3} \[", document, re.MULTILINE
+    )
+    for row in whole:
+        low, high = row["loss_interval"]
+        told = f"| {row['settings']} | {row['loss_mean']:.3f} [{low:.3f}, {high:.3f}] | "
+        if row["ratio_mean"] is not None:
+            ends = ", ".join(f"{100 * (end - 1):+.0f}" for end in row["ratio_interval"])
+            told += f"{100 * (row['ratio_mean'] - 1):+.0f} % [{ends}]"
+        assert told in document
 
 
 def test_every_look_at_the_test_people_is_logged(tmp_path):
