@@ -99,7 +99,6 @@ def test_mistakes_are_named_in_one_line(exported, arguments, words, capsys):
     ("study", "kind", "reason"),
     [
         ("har-lstm", "again", "is no ranking or ablation; larnn-search rank and ablate make one"),
-        ("har-lstm-rank", "importance", "see larnn-search summary har-lstm-rank"),
         ("har-lstm-test", "again", "is no ranking or ablation"),
         ("har-lstm-rank", "again", None),
         ("har-lstm-test", "timeline", None),

@@ -104,7 +104,7 @@ def test_what_settings_do_is_not_asked_of_a_ranking(tmp_path, capsys):
     )
     assert not figure.exists()
     assert run_command(["report", str(RANKING), "-o", str(page)]) == 0
-    assert page.read_text().count("<figure>") == 3  # curves, timeline, throughput
+    assert page.read_text().count("<figure>") == 4  # again, curves, timeline, throughput
 
 
 @pytest.mark.parametrize("purpose", ["rank", "test"])
