@@ -152,6 +152,7 @@ class Pages:
             snapshot = follower.snapshot()
         best = snapshot.best
         settings = searched_settings(snapshot.study, best) if best else {}
+        own = kinds_of(purpose_of(snapshot.study))
         told = {
             **snapshot.to_json(),
             "best_settings": settings,
@@ -159,7 +160,7 @@ class Pages:
             "figures": [
                 {"kind": kind, "is_costly": KINDS[kind].is_costly}
                 for kind in FIGURES
-                if kind in kinds_of(purpose_of(snapshot.study))
+                if kind in own
             ],
         }
         return JSONResponse(to_plain(told))

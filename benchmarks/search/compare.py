@@ -65,9 +65,10 @@ def main() -> None:
     if not given.tables:
         os.nice(19)
         wanted = cases(given.problem or problems.NAMES, given.contender or CONTENDERS, given.seeds)
+        part = given.courses.with_suffix(".part")
         with (
             multiprocessing.get_context("spawn").Pool(given.processes) as pool,
-            (part := given.courses.with_suffix(".part")).open("w", newline="") as file,
+            part.open("w", newline="", encoding="utf-8") as file,
         ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["problem", "contender", "seed", "trials", "epochs", "best"])

@@ -8,6 +8,6 @@ __all__ = ["mongo_store", "mongo_uri", "small_disk", "state_dir", "store"]
 
 
 @pytest.fixture
-def store(mongo_store):  # the fixture
+def store(mongo_store):
     """A store in a database of its own, on the run's server."""
     return mongo_store

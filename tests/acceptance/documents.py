@@ -55,11 +55,11 @@ def mentioned(path):
 
 def in_container(words):
     """What our image is told by a line that runs it; None of other lines."""
-    line = " ".join(words)
-    if found := re.match(r"docker compose run --rm (?:search|mongo-init) (.*)", line):
-        return ["larnn-search", *shlex.split(found[1])]
-    if found := re.match(r"kubectl exec \S+ -- (larnn-search .*)", line):
-        return shlex.split(found[1])
+    match words:
+        case ["docker", "compose", "run", "--rm", "search" | "mongo-init", *rest]:
+            return ["larnn-search", *rest]
+        case ["kubectl", "exec", _, "--", "larnn-search", *rest]:
+            return ["larnn-search", *rest]
     return None
 
 

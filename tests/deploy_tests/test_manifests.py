@@ -26,6 +26,9 @@ from tests.deploy_tests.commands import (
 )
 
 COMPOSE = documents(COMPOSE_FILES[0])[0]
+KUBERNETES = [document for path in KUBERNETES_FILES for document in documents(path)]
+TEMPLATES = [one["spec"]["template"] for one in KUBERNETES if "template" in one["spec"]]
+PODS = {one["metadata"]["labels"]["app"]: one["spec"] for one in TEMPLATES}
 VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?")
 
 
@@ -35,20 +38,8 @@ def test_kubernetes_manifests_fit_the_schema(path: Path) -> None:
         kubernetes_validate.validate(document, "1.30", strict=True)
 
 
-def pods() -> dict[str, Any]:
-    """Of the Kubernetes manifests: pod specifications by the label `app`."""
-    templates = (
-        document["spec"]["template"]
-        for path in KUBERNETES_FILES
-        for document in documents(path)
-        if "template" in document["spec"]
-    )
-    return {one["metadata"]["labels"]["app"]: one["spec"] for one in templates}
-
-
-@pytest.mark.parametrize("app", pods())
-def test_pods_fit_the_restricted_standard_of_pod_security(app: str) -> None:
-    pod = pods()[app]
+@pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
+def test_pods_fit_the_restricted_standard_of_pod_security(pod: dict[str, Any]) -> None:
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -59,17 +50,12 @@ def test_pods_fit_the_restricted_standard_of_pod_security(app: str) -> None:
 
 
 def test_mongodb_is_open_to_the_pods_that_use_it_alone() -> None:
-    (policy,) = [
-        document["spec"]
-        for path in KUBERNETES_FILES
-        for document in documents(path)
-        if document["kind"] == "NetworkPolicy"
-    ]
+    (policy,) = [one["spec"] for one in KUBERNETES if one["kind"] == "NetworkPolicy"]
     ((rule,),) = [rule["from"] for rule in policy["ingress"]]
     (let_in,) = rule["podSelector"]["matchExpressions"]
-    users = {app for app, pod in pods().items() if "LARNN_MONGO_URI" in str(pod)}
+    users = {app for app, pod in PODS.items() if "LARNN_MONGO_URI" in str(pod)}
     assert set(let_in["values"]) == users
-    assert policy["podSelector"]["matchLabels"]["app"] in set(pods()) - users
+    assert policy["podSelector"]["matchLabels"]["app"] in set(PODS) - users
 
 
 def test_the_schema_check_can_fail() -> None:

@@ -9,7 +9,7 @@ __all__ = ["database", "larnn", "mongo_store", "mongo_uri"]
 
 
 @pytest.fixture
-def database(mongo_uri, mongo_store, monkeypatch):  # the fixtures
+def database(mongo_uri, mongo_store, monkeypatch):
     """An empty database that commands of this process use: its store."""
     uri = mongo_uri.replace("larnn_search", mongo_store.database.name)
     monkeypatch.setenv("LARNN_MONGO_URI", uri)

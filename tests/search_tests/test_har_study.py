@@ -97,9 +97,9 @@ def test_the_numbers_of_the_activation_are_those_of_the_documents(tmp_path):
         assert difference in row.replace(" %", "%")
 
 
-def _told(name, accuracy, interval):
+def _told(accuracy, interval):
     low, high = (100 * value for value in interval)
-    return f"{name}{100 * accuracy:.2f} % [{low:.2f}, {high:.2f}]"
+    return f"{100 * accuracy:.2f} % [{low:.2f}, {high:.2f}]"
 
 
 def test_the_accuracies_of_the_documents_are_those_of_the_files():
@@ -108,12 +108,12 @@ def test_the_accuracies_of_the_documents_are_those_of_the_files():
     document = (STUDY / "README.md").read_text()
     overview = (ROOT / "docs" / "which_settings_win.md").read_text()
     for search, row in found["studies"].items():
-        own = _told(f"| {search} | ", row["test_accuracy_mean"], row["test_interval"])
+        told = _told(row["test_accuracy_mean"], row["test_interval"])
         of_each_seed = ", ".join(f"{100 * one:.2f}" for one in row["test_accuracies"])
-        assert f"{own} | {of_each_seed} |" in document
+        assert f"| {search} | {told} | {of_each_seed} |" in document
     for search in ("har-lstm", "har-larnn-2"):
         row = found["studies"][search]
-        folds = _told("", row["folds_accuracy_mean"], row["folds_interval"])
+        folds = _told(row["folds_accuracy_mean"], row["folds_interval"])
         assert f"| {search} | {folds} |" in document
         assert f" {folds} |" in overview
     (folds,) = [row for row in found["differences"] if row["people"] == 30]
