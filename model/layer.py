@@ -133,7 +133,7 @@ class LARNN(SequenceLayer):
         self.hidden_size = hidden_size
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(LARNNCell(size, self.config) for size in sizes)
-        self._wanted_backend = fused.choose_backend(backend, self.config)
+        self._wanted_backend = fused.choose_backend(backend)
 
     @property
     def backend(self) -> str:

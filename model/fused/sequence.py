@@ -18,30 +18,19 @@ if TYPE_CHECKING:  # the cell imports this package
     from model.loop import CellWeights
 
 
-def supports(config: ModelConfig) -> bool:
-    """Whether the kernel knows this layer: all but norms of keys that change with age."""
-    return config.positional_encoding == "none" or config.attention_norm == "none"
-
-
-def choose_backend(wanted: str | None, config: ModelConfig) -> str:
+def choose_backend(wanted: str | None) -> str:
     """The backend a layer is made with: ``wanted``, else ``LARNN_BACKEND``, else ``auto``.
 
     Raises:
         BuildError: If ``fused`` is asked for and cannot be built here.
-        ValueError: For another name, or if ``fused`` is asked for a layer that it does not know.
+        ValueError: For another name.
     """
     backend = wanted or os.environ.get(BACKEND_VARIABLE) or BACKENDS[0]
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "fused":
-        if not supports(config):
-            raise ValueError(
-                "the fused kernel has no attention_norm with positional_encoding, "
-                f"got {config.attention_norm!r} with {config.positional_encoding!r}: "
-                "set backend='auto' or one of them to 'none'"
-            )
         load_library()
-    return backend if supports(config) else "torch"
+    return backend
 
 
 def resolve_backend(chosen: str, parameter: Tensor) -> str:
@@ -122,7 +111,8 @@ def run_kernel(
         for site, norm in enumerate(norms):
             table, flags = moments[site], measured[site]
             if isinstance(norm, StepBatchNorm) and table is not None and flags is not None:
-                _learn(norm, table, flags, _steps(site, span), span)
+                rows = config.window_size if weights.position is not None and site < 2 else 1
+                _learn(norm, table, flags, _steps(site, span), span, rows)
     return output, cells
 
 
@@ -157,14 +147,19 @@ def _moments(norm: StepBatchNorm, steps: range, span: Span) -> tuple[Tensor, Ten
 
 
 def _learn(
-    norm: StepBatchNorm, moments: Tensor, measured: Tensor, steps: range, span: Span
+    norm: StepBatchNorm, moments: Tensor, measured: Tensor, steps: range, span: Span, widest: int
 ) -> None:
-    """Let the norm learn what the batch measured; cells of earlier calls were counted there."""
+    """Let the norm learn what the batch measured; cells of earlier calls were counted there.
+
+    A step's moments are over ``widest`` rows of each sequence, or all that there are.
+    """
     rows = [row for row, flag in enumerate(measured.tolist()) if flag and steps[row] >= 0]
     if not rows:
         return
     # Sequences only ever end: the measured steps follow one another.
     first, end = rows[0], rows[-1] + 1
     mean, inverse = moments[first:end].unbind(1)
-    counts = span.running[steps[first] : steps[end - 1] + 1]
+    counts = [
+        span.running[step] * min(widest, span.history + step) for step in steps[first:end]
+    ]
     norm.learn(int(span.first[0]) + steps[first], mean, inverse, counts)

@@ -28,15 +28,7 @@ def no_torch_path(monkeypatch):
     monkeypatch.setattr("model.cell.run_sequence", refuse)
 
 
-def supported(fields):
-    return fields["positional_encoding"] == "none" or fields["attention_norm"] == "none"
-
-
-GRID = [
-    fields
-    for values in itertools.product(*FIELDS.values())
-    if supported(fields := dict(zip(FIELDS, values, strict=True)))
-]
+GRID = [dict(zip(FIELDS, values, strict=True)) for values in itertools.product(*FIELDS.values())]
 # A block has 8 lanes: fewer sequences, just so many, part of a third block; a head wider than a
 # chunk; windows of 1, shorter and longer than the sequence.
 SHAPES = [
@@ -68,8 +60,6 @@ def test_every_field_agrees_with_the_oracle(number):
 @given(data=st.data())
 def test_drawn_layers_agree_with_the_oracle(data):
     fields = data.draw(st.fixed_dictionaries({n: st.sampled_from(v) for n, v in FIELDS.items()}))
-    if not supported(fields):
-        fields["attention_norm"] = "none"
     shape = {
         name: data.draw(st.integers(1, 4))
         for name in ("input_size", "heads", "head_size", "layers", "window")
@@ -230,15 +220,11 @@ def test_backend_says_which_path_runs(monkeypatch):
     assert layer.backend == "fused"
     assert layer.half().backend == "torch"
     assert LARNN(3, 4, num_heads=2, window_size=3, backend="torch").backend == "torch"
-    aged = {"num_heads": 2, "window_size": 3, "positional_encoding": "static"}
-    assert LARNN(3, 4, **aged, attention_norm="layer", backend="auto").backend == "torch"
-    with pytest.raises(ValueError, match="set backend='auto'"):
-        LARNN(3, 4, **aged, attention_norm="layer", backend="fused")
     with pytest.raises(ValueError, match="backend must be one of auto, fused, torch, got 'quick'"):
         LARNN(3, 4, num_heads=2, window_size=3, backend="quick")
     monkeypatch.setenv("LARNN_BACKEND", "torch")
     assert LARNN(3, 4, num_heads=2, window_size=3).backend == "torch"
-    assert fused.choose_backend("fused", layer.config) == "fused"
+    assert fused.choose_backend("fused") == "fused"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ template <class T> struct PackedBack {  // transposed matrices
 // not yet taken over their lanes.
 template <class T> struct Gradients {
   T *input_hidden, *memory, *attended, *gates;
-  Vec<T> *bias, *memory_bias, *attended_bias, *norms[kSites], *position;
+  Vec<T> *bias, *memory_bias, *attended_bias, *norms[kGivenSites], *position;
   T* first;
   int64_t count;
 };
@@ -40,7 +40,7 @@ template <class T> struct Backward : Worker<T> {
   }
 
   void lay_out(Arena& arena) {
-    Base::lay_out(arena);
+    Base::lay_out(arena, true);
     const int64_t H = plan.H, width = plan.widest_range(), panel = width * H * L;
     d_hidden = arena.take<T>(panel);
     d_cell = arena.take<T>(panel);
@@ -104,26 +104,26 @@ template <class T> struct Backward : Worker<T> {
     const auto& norms = plan.norms;
     this->at_step(t);
     const Moments<T> hidden = receive(t);
-    sums(kHidden, t, hidden, before_hidden, panel(), d_hidden, panel());
+    sums(kHidden, t, hidden, before_hidden, panel(), d_hidden, panel(), range);
     if (looked_at) open_memory(row);
     this->at_step(t);
     this->meet(norms[kHidden].measures(t) || (looked_at && measures_memory(row)));
-    back_to(kHidden, t, hidden, before_hidden, panel(), d_hidden, panel());
+    back_to(kHidden, t, hidden, before_hidden, panel(), d_hidden, panel(), range);
     if (looked_at) close_memory(row);
     this->at_step(t);
     const Moments<T> cell = through_hidden(t);
-    sums(kCell, t, cell, before_cell, panel(), d_cell, panel());
+    sums(kCell, t, cell, before_cell, panel(), d_cell, panel(), range);
     this->meet(norms[kCell].measures(t));
-    back_to(kCell, t, cell, before_cell, panel(), d_cell, panel());
+    back_to(kCell, t, cell, before_cell, panel(), d_cell, panel(), range);
     through_gates(t);
     T* d_attention = d_attended_panel();
     const T* attended = plan.step(t, range.first) + 6 * panel();
-    const Moments<T> attention = this->known(kAttention, t, attended, saved());
+    const Moments<T> attention = this->known(kAttention, t, attended, saved(), range);
     normalise(norms[kAttention], attention, attended, saved(), attention_panel(), panel(),
               range.blocks);
-    sums(kAttention, t, attention, attended, saved(), d_attention, panel());
+    sums(kAttention, t, attention, attended, saved(), d_attention, panel(), range);
     this->meet(norms[kAttention].measures(t));
-    back_to(kAttention, t, attention, attended, saved(), d_attention, panel());
+    back_to(kAttention, t, attention, attended, saved(), d_attention, panel(), range);
     through_attention(t);
     through_inputs(t);
     if (++waiting == kept) take_matrix_gradients();
@@ -133,24 +133,25 @@ template <class T> struct Backward : Worker<T> {
     return plan.norms[kKey].measures(row) || plan.norms[kValue].measures(row);
   }
   void sums(int site, int64_t step, const Moments<T>& moments, const T* from, int64_t from_step,
-            const T* gradient, int64_t gradient_step) {
+            const T* gradient, int64_t gradient_step, const Range<T>& over) {
     const Norm<T>& norm = plan.norms[site];
     if (norm.kind == kNoNorm) return;
     T* slot = this->exchange.slot(this->turn, site, this->thread);
-    gradient_sums(norm, moments, from, from_step, gradient, gradient_step, range.blocks,
-                  total.norms[site], norm.measures(step) ? slot : nullptr);
+    gradient_sums(norm, moments, from, from_step, gradient, gradient_step, over.blocks,
+                  total.norms[given_site(site)], norm.measures(step) ? slot : nullptr);
   }
   void back_to(int site, int64_t step, const Moments<T>& moments, const T* from, int64_t from_step,
-               T* gradient, int64_t gradient_step) {
+               T* gradient, int64_t gradient_step, const Range<T>& over) {
     const Norm<T>& norm = plan.norms[site];
     if (norm.kind == kNoNorm) return;
     T* means = nullptr;
     if (norm.measures(step)) {
-      const int64_t t = site <= kValue ? std::max<int64_t>(0, step - plan.R + 1) : step;
+      const int64_t t = of_memory(site) ? std::max<int64_t>(0, step - plan.R + 1) : step;
       means = this->of_feature[site];
-      merge_gradients(means, this->exchange, this->turn - 1, site, T(running(t)));
+      merge_gradients(means, this->exchange, this->turn - 1, site,
+                      T(running(t) * (over.blocks / range.blocks)));
     }
-    normalise_back(norm, moments, means, from, from_step, gradient, gradient_step, range);
+    normalise_back(norm, moments, means, from, from_step, gradient, gradient_step, over);
   }
   int64_t running(int64_t t) const {  // sequences that have step t
     if (!plan.p.lengths) return plan.B;
@@ -181,7 +182,7 @@ template <class T> struct Backward : Worker<T> {
       });
     }
     this->silence(d_hidden, panel());
-    return this->known(kHidden, t, before_hidden, panel());
+    return this->known(kHidden, t, before_hidden, panel(), range);
   }
 
   // Into c_t and the output gate; and i u + c f, the cell before its norm.
@@ -210,7 +211,7 @@ template <class T> struct Backward : Worker<T> {
       });
     }
     this->silence(d_cell, panel());
-    return this->known(kCell, t, before_cell, panel());
+    return this->known(kCell, t, before_cell, panel(), range);
   }
 
   // Into the gates, c_{t-1} and the attention.
@@ -246,11 +247,11 @@ template <class T> struct Backward : Worker<T> {
     }
     add_lanes(total.attended_bias, d_attended, panel(), H);
     product(packed.attended, H, H, d_attended, panel(), d_mixed, panel(), range.blocks);
+    if (plan.p.position) age_again(t);
     for (int64_t b = 0; b < range.blocks; ++b) {
       const int64_t block = range.first + b;
       T* d_query = d_asked_panel() + b * 5 * panel();
-      for (int64_t n = 0; n < plan.N; ++n)
-        attend_back(t, block, n, d_mixed + b * panel(), d_query);
+      for (int64_t n = 0; n < plan.N; ++n) attend_back(t, b, n, d_mixed + b * panel(), d_query);
       const T* query = plan.step(t, block);
       const T* before = plan.query_pre ? plan.query(t, block) : query;
       with_activation(plan.p.activation, [&](auto a) {
@@ -259,9 +260,33 @@ template <class T> struct Backward : Worker<T> {
               slope<T, decltype(a)::value>(*vectors(before + i), *vectors(query + i));
       });
     }
+    if (plan.p.position) through_age(t);
   }
 
-  void attend_back(int64_t t, int64_t block, int64_t n, const T* d_mixed, T* d_query) {
+  // Keys and values of the step's windows, as forward had them.
+  void age_again(int64_t t) {
+    auto& window = this->window;
+    window.enter(t, range);
+    for (int site : {kKey, kValue})
+      window.moments[site] = this->known(kAgedKey + site, plan.R + t - 1, window.panels[site],
+                                         panel(), window.range);
+  }
+  // Through the norms of the step's windows, and through age into projections.
+  void through_age(int64_t t) {
+    const int64_t step = plan.R + t - 1;
+    auto& window = this->window;
+    for (int site : {kKey, kValue})
+      sums(kAgedKey + site, step, window.moments[site], window.panels[site], panel(),
+           window.gradients[site], panel(), window.range);
+    this->meet(plan.norms[kAgedKey].measures(step) || plan.norms[kAgedValue].measures(step));
+    for (int site : {kKey, kValue})
+      back_to(kAgedKey + site, step, window.moments[site], window.panels[site], panel(),
+              window.gradients[site], panel(), window.range);
+    window.leave(d_keys, d_values, total.position);
+  }
+
+  void attend_back(int64_t t, int64_t b, int64_t n, const T* d_mixed, T* d_query) {
+    const int64_t block = range.first + b;
     const int64_t oldest = plan.oldest(t), count = plan.R + t - oldest, D = plan.D, N = plan.N;
     const T scale = T(1) / std::sqrt(T(D));
     const T* saved = plan.step(t, block);
@@ -278,9 +303,8 @@ template <class T> struct Backward : Worker<T> {
     const T *keys = plan.keys_at + run, *values = plan.values_at + run;
     clear_new_rows(t, block, n);
     if (plan.p.position) {
-      this->age(kKey, keys, count, n, this->aged[0]);
-      this->age(kValue, values, count, n, this->aged[1]);
-      keys = this->aged[0], values = this->aged[1];
+      for (int site : {kKey, kValue}) this->window.take_head(site, b, n, this->heads[site]);
+      keys = this->heads[kKey], values = this->heads[kValue];
     }
     const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T *weights = this->scores[0], *d_scores = this->scores[1];
@@ -297,8 +321,8 @@ template <class T> struct Backward : Worker<T> {
       }
     if (plan.p.position) {
       mix_rows(d_scores, keys, count, D, d_asked, 0);
-      spread_by_age(kKey, d_scores, query, run, count, n, keys);
-      spread_by_age(kValue, weights, d_head, run, count, n, values);
+      this->window.give_head(kKey, b, n, d_scores, query);
+      this->window.give_head(kValue, b, n, weights, d_head);
     } else {
       spread_rows(d_scores, weights, query, d_head, keys, count, D, d_asked, d_keys + run,
                   d_values + run, ahead);
@@ -306,19 +330,6 @@ template <class T> struct Backward : Worker<T> {
     for (int64_t d = 0; d < D; ++d)
       for (int i = 0; i < L; i += W)
         *vectors(d_query + (d * N + n) * L + i) = *vectors(d_asked + d * L + i) * scale;
-  }
-
-  void spread_by_age(int site, const T* by, const T* vector, int64_t run, int64_t count, int64_t n,
-                     const T* aged) {
-    const T* rows = (site == kKey ? plan.keys_at : plan.values_at) + run;
-    T* d_rows = (site == kKey ? d_keys : d_values) + run;
-    Vec<T>* d_slots =
-        total.position + (plan.K - count) * 2 * plan.H + (site == kValue ? plan.H : 0) + n;
-    with_activation(plan.p.activation, [&](auto a) {
-      spread_aged<T, decltype(a)::value>(by, vector, rows, this->slots(count, site, n), aged, count,
-                                         plan.D, plan.N, plan.H, d_rows, d_slots,
-                                         plan.head_step());
-    });
   }
 
   // Rows of the window that no later step looked at begin with a gradient of 0.
@@ -407,8 +418,8 @@ template <class T> struct Backward : Worker<T> {
     }
     for (int site : {kKey, kValue}) {
       const int64_t part = site == kValue ? panel() : 0;
-      sums(site, row, this->known(site, row, memory + part, 2 * panel()), memory + part,
-           2 * panel(), d_memory + part, 2 * panel());
+      sums(site, row, this->known(site, row, memory + part, 2 * panel(), range), memory + part,
+           2 * panel(), d_memory + part, 2 * panel(), range);
     }
   }
   void close_memory(int64_t row) {
@@ -416,8 +427,8 @@ template <class T> struct Backward : Worker<T> {
     this->at_step(std::max<int64_t>(0, row - plan.R + 1));
     for (int site : {kKey, kValue}) {
       const int64_t part = site == kValue ? panel() : 0;
-      back_to(site, row, this->known(site, row, memory + part, 2 * panel()), memory + part,
-              2 * panel(), d_memory + part, 2 * panel());
+      back_to(site, row, this->known(site, row, memory + part, 2 * panel(), range), memory + part,
+              2 * panel(), d_memory + part, 2 * panel(), range);
     }
     const T* before = before_memory(row) ? before_memory(row) : memory;
     if (!plan.p.position)  // else the slope was taken by age

@@ -21,7 +21,7 @@ template <class T> struct Forward : Worker<T> {
       : Base(plan, exchange, barrier, thread), packed(packed) {}
 
   void lay_out(Arena& arena) {
-    Base::lay_out(arena);
+    Base::lay_out(arena, false);
     const int64_t panel = plan.widest_range() * plan.H * L;
     inputs = arena.take<T>(plan.widest_range() * (plan.I + plan.H) * L);
     attention = arena.take<T>(panel);
@@ -67,13 +67,15 @@ template <class T> struct Forward : Worker<T> {
     const auto& norms = plan.norms;
     this->at_step(t);
     ask(t);
-    this->announce(kAttention, t, plan.step(t, range.first) + 6 * panel(), saved());
+    if (plan.p.position) age(t);
+    look(t);
+    this->announce(kAttention, t, plan.step(t, range.first) + 6 * panel(), saved(), range);
     this->meet(norms[kAttention].measures(t));
     gate(t);
-    this->announce(kCell, t, mixed, panel());
+    this->announce(kCell, t, mixed, panel(), range);
     this->meet(norms[kCell].measures(t));
     make_cell(t);
-    this->announce(kHidden, t, mixed, panel());
+    this->announce(kHidden, t, mixed, panel(), range);
     if (looked_at) {
       at_step_of_row(row);
       project(row);
@@ -89,7 +91,7 @@ template <class T> struct Forward : Worker<T> {
   // A cell's key is made by the step that first looks at it: its batch is who runs then.
   void at_step_of_row(int64_t row) { this->at_step(std::max<int64_t>(0, row - plan.R + 1)); }
 
-  void ask(int64_t t) {  // query and gates from [x; h], attention, W_o
+  void ask(int64_t t) {  // query and gates from [x; h]
     const Problem& p = plan.p;
     const int64_t H = plan.H;
     T* first = plan.step(t, range.first);
@@ -105,8 +107,28 @@ template <class T> struct Forward : Worker<T> {
         for (int64_t i = 0; i < H * L; i += W)
           *vectors(query + i) = activate<T, decltype(a)::value>(*vectors(query + i));
       });
-      for (int64_t n = 0; n < plan.N; ++n) attend(t, range.first + b, n);
     }
+  }
+
+  // Keys and values of the step's windows, and the moments of their norms.
+  void age(int64_t t) {
+    const int64_t step = plan.R + t - 1;  // of the newest row
+    auto& window = this->window;
+    window.enter(t, range);
+    for (int site : {kKey, kValue})
+      this->announce(kAgedKey + site, step, window.panels[site], panel(), window.range);
+    this->meet(plan.norms[kAgedKey].measures(step) || plan.norms[kAgedValue].measures(step));
+    for (int site : {kKey, kValue})
+      window.moments[site] =
+          this->agree(kAgedKey + site, step, window.panels[site], panel(), window.range);
+  }
+
+  void look(int64_t t) {  // attention and W_o
+    const Problem& p = plan.p;
+    const int64_t H = plan.H;
+    T* first = plan.step(t, range.first);
+    for (int64_t b = 0; b < range.blocks; ++b)
+      for (int64_t n = 0; n < plan.N; ++n) attend(t, b, n);
     product(packed.attended, H, H, first + 5 * panel(), saved(), first + 6 * panel(), saved(),
             range.blocks, Begin::kBias, static_cast<const T*>(p.attended_bias));
     for (int64_t b = 0; b < range.blocks; ++b) {
@@ -116,7 +138,8 @@ template <class T> struct Forward : Worker<T> {
   }
 
   // Head n owns the features n, N + n, 2N + n, ... of query and result.
-  void attend(int64_t t, int64_t block, int64_t n) {
+  void attend(int64_t t, int64_t b, int64_t n) {
+    const int64_t block = range.first + b;
     const int64_t oldest = plan.oldest(t), count = plan.R + t - oldest, D = plan.D;
     const T scale = T(1) / std::sqrt(T(D));
     T* saved = plan.step(t, block);
@@ -126,9 +149,8 @@ template <class T> struct Forward : Worker<T> {
     const T* keys = plan.keys_at + plan.run(block, n, oldest);
     const T* values = plan.values_at + plan.run(block, n, oldest);
     if (plan.p.position) {
-      this->age(kKey, keys, count, n, this->aged[0]);
-      this->age(kValue, values, count, n, this->aged[1]);
-      keys = this->aged[0], values = this->aged[1];
+      for (int site : {kKey, kValue}) this->window.take_head(site, b, n, this->heads[site]);
+      keys = this->heads[kKey], values = this->heads[kValue];
     }
     const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T* scores = this->scores[0];
@@ -145,8 +167,8 @@ template <class T> struct Forward : Worker<T> {
   void gate(int64_t t) {  // gates, and the cell before its norm
     T* first = plan.step(t, range.first);
     T* before = first + 6 * panel();
-    normalise(plan.norms[kAttention], this->agree(kAttention, t, before, saved()), before, saved(),
-              attention, panel(), range.blocks);
+    normalise(plan.norms[kAttention], this->agree(kAttention, t, before, saved(), range), before,
+              saved(), attention, panel(), range.blocks);
     product(packed.gates, 4 * plan.H, plan.H, attention, panel(), first + panel(), saved(),
             range.blocks, Begin::kAdd);
     for (int64_t b = 0; b < range.blocks; ++b) {
@@ -167,7 +189,7 @@ template <class T> struct Forward : Worker<T> {
 
   void make_cell(int64_t t) {  // the cell, and the hidden state before its norm
     T* cell = plan.cell(plan.R + t, range.first);
-    normalise(plan.norms[kCell], this->agree(kCell, t, mixed, panel()), mixed, panel(), cell,
+    normalise(plan.norms[kCell], this->agree(kCell, t, mixed, panel(), range), mixed, panel(), cell,
               panel(), range.blocks);
     this->silence(cell, panel());
     for (int64_t b = 0; b < range.blocks; ++b) {
@@ -185,8 +207,8 @@ template <class T> struct Forward : Worker<T> {
     const Problem& p = plan.p;
     const int64_t H = plan.H;
     T* hidden = inputs + plan.I * L;
-    normalise(plan.norms[kHidden], this->agree(kHidden, t, mixed, panel()), mixed, panel(), hidden,
-              wide(), range.blocks);
+    normalise(plan.norms[kHidden], this->agree(kHidden, t, mixed, panel(), range), mixed, panel(),
+              hidden, wide(), range.blocks);
     for (int64_t b = 0; p.keep && b < range.blocks; ++b) {
       load_panel(mixed, static_cast<const T*>(p.keep) + t * plan.B * H, H, (range.first + b) * L,
                  plan.B);
@@ -216,15 +238,15 @@ template <class T> struct Forward : Worker<T> {
   }
 
   void announce_memory(int64_t row) {
-    this->announce(kKey, row, memory, 2 * panel());
-    this->announce(kValue, row, memory + panel(), 2 * panel());
+    this->announce(kKey, row, memory, 2 * panel(), range);
+    this->announce(kValue, row, memory + panel(), 2 * panel(), range);
   }
 
   void remember(int64_t row) {
     for (int site : {kKey, kValue}) {
       T* part = memory + (site == kValue ? panel() : 0);
-      normalise(plan.norms[site], this->agree(site, row, part, 2 * panel()), part, 2 * panel(),
-                part, 2 * panel(), range.blocks);
+      normalise(plan.norms[site], this->agree(site, row, part, 2 * panel(), range), part,
+                2 * panel(), part, 2 * panel(), range.blocks);
       T* store = site == kKey ? plan.keys_at : plan.values_at;
       for (int64_t b = 0; b < range.blocks; ++b)
         for (int64_t n = 0; n < plan.N; ++n)

@@ -86,7 +86,7 @@ template <class T> void give_all(const Plan<T>& plan, const Gradients<T>& total)
   give<T>(p.d_memory_bias, total.memory_bias, 2 * H);
   give<T>(p.d_attended_bias, total.attended_bias, H);
   if (p.position) give<T>(p.d_position, total.position, plan.K * 2 * H);
-  for (int s = 0; s < kSites; ++s) {
+  for (int s = 0; s < kGivenSites; ++s) {
     give<T>(p.d_norm_weight[s], total.norms[s], H);
     give<T>(p.d_norm_bias[s], total.norms[s] + H, H);
   }

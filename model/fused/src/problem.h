@@ -4,7 +4,12 @@
 
 #include "gemm.h"
 
-enum Site : int { kKey, kValue, kAttention, kCell, kHidden, kSites };
+// Where norms are. The caller names five; those of keys and values are at their aged sites instead
+// where positions are given.
+enum Site : int { kKey, kValue, kAttention, kCell, kHidden, kGivenSites };
+constexpr int kAgedKey = kGivenSites, kAgedValue = kAgedKey + 1, kSites = kAgedValue + 1;
+constexpr bool of_memory(int site) { return site <= kValue || site >= kAgedKey; }
+constexpr int given_site(int site) { return site >= kAgedKey ? site - kAgedKey : site; }
 enum NormKind : int64_t { kNoNorm, kBatchNorm, kLayerNorm };
 
 // Mirrors `_Problem` in model/fused/function.py, field by field. Arrays are contiguous, of float or
@@ -22,10 +27,10 @@ struct Problem {
   const void *memory_matrix, *memory_bias; // [2H,H], [2H] or null: rows of the key, then the value
   const void* position;                    // what each slot's age adds [K,2H], or null
   const void *attended_matrix, *attended_bias, *gates_matrix;  // [H,H], [H], [4H,H]
-  const void *norm_weight[kSites], *norm_bias[kSites];         // [H] each, or null
-  void* moments[kSites];             // batch norm: mean and 1/std, [steps,2,H]
-  const uint8_t* measured[kSites];   // [steps]: whether the batch's own moments are taken
-  double bounds[kSites];             // of 1/std times a value's distance from a mean not measured
+  const void *norm_weight[kGivenSites], *norm_bias[kGivenSites];         // [H] each, or null
+  void* moments[kGivenSites];             // batch norm: mean and 1/std, [steps,2,H]
+  const uint8_t* measured[kGivenSites];   // [steps]: whether the batch's own moments are taken
+  double bounds[kGivenSites];             // of 1/std times a value's distance from a mean not measured
   void *output, *cells;              // [T,B,H], [cells_out,B,H]
   void *saved, *scratch;
   // Backward only; gradients of what comes out (null: none), then of what went in.
@@ -33,7 +38,7 @@ struct Problem {
   void *d_inputs, *d_hidden, *d_queue, *d_input_matrix, *d_bias, *d_hidden_matrix;
   void *d_memory_matrix, *d_memory_bias, *d_position;
   void *d_attended_matrix, *d_attended_bias, *d_gates_matrix;
-  void *d_norm_weight[kSites], *d_norm_bias[kSites];
+  void *d_norm_weight[kGivenSites], *d_norm_bias[kGivenSites];
 };
 
 // Hands out aligned pieces of one piece of memory; from null it only counts.
@@ -83,11 +88,20 @@ template <class T> struct Plan {
     keys = R + T_ - 1;  // nobody looks at the last step's cell
     threads = int(std::clamp<int64_t>(p.threads, 1, blocks));
     keeps_pre = !p.position && (p.memory_norm != kNoNorm || p.activation == kGelu);
-    for (int s = 0; s < kSites; ++s)
-      norms[s] = {s <= kValue ? p.memory_norm : p.norm,   H,
-                  static_cast<const T*>(p.norm_weight[s]), static_cast<const T*>(p.norm_bias[s]),
-                  static_cast<T*>(p.moments[s]),           p.measured[s],
-                  static_cast<T>(p.bounds[s])};
+    for (int s = 0; s < kSites; ++s) {
+      const bool elsewhere = of_memory(s) && (s >= kAgedKey) != (p.position != nullptr);
+      const int64_t kind = elsewhere ? kNoNorm : of_memory(s) ? p.memory_norm : p.norm;
+      norms[s] = {kind, H};
+      if (kind == kNoNorm) continue;
+      const int g = given_site(s);
+      norms[s] = {kind,
+                  H,
+                  static_cast<const T*>(p.norm_weight[g]),
+                  static_cast<const T*>(p.norm_bias[g]),
+                  static_cast<T*>(p.moments[g]),
+                  p.measured[g],
+                  static_cast<T>(p.bounds[g])};
+    }
     Arena arena(p.saved);
     lay_out(arena);
   }
@@ -114,7 +128,7 @@ template <class T> struct Plan {
   bool in_step() const {
     for (int s = 0; s < kSites; ++s) {
       if (norms[s].kind != kBatchNorm) continue;
-      const int64_t count = s <= kValue ? keys : T_;
+      const int64_t count = of_memory(s) ? keys : T_;
       if (std::any_of(norms[s].measured, norms[s].measured + count, [](uint8_t m) { return m; }))
         return true;
     }

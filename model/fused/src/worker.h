@@ -1,6 +1,6 @@
 // What forward and backward share: one thread's place in the team, its clock of barriers, its norms.
 #pragma once
-#include "norm.h"
+#include "aged.h"
 #include "team.h"
 
 template <class T> struct Worker {
@@ -13,22 +13,26 @@ template <class T> struct Worker {
   Range<T> range{};
   T *ends, *active;     // [block][lane]: steps of each sequence (0: none there); 1 where it runs
   T* of_feature[kSites];  // [2,H]
-  T* of_lane[kSites];     // [block][2][lane]
-  T* aged[2];             // a head's keys and values by age [K,D][lane]
+  T* of_lane[kSites];     // [block or row of a window][2][lane]
+  AgedWindow<T> window;
+  T* heads[2];            // a head's keys and values by age [K,D][lane]
   T* scores[2];           // [K][lane]
 
   Worker(const Plan<T>& plan, const Exchange<T>& exchange, Barrier& barrier, int thread)
-      : plan(plan), exchange(exchange), barrier(barrier), thread(thread) {}
+      : plan(plan), exchange(exchange), barrier(barrier), thread(thread), window(plan) {}
 
-  void lay_out(Arena& arena) {
+  void lay_out(Arena& arena, bool backward) {
     const int64_t width = plan.widest_range();
     ends = arena.take<T>(width * L);
     active = arena.take<T>(width * L);
     for (int s = 0; s < kSites; ++s) {
       of_feature[s] = arena.take<T>(2 * plan.H);
-      of_lane[s] = arena.take<T>(width * 2 * L);
+      const bool by_row = s >= kAgedKey && plan.norms[s].kind == kLayerNorm;
+      of_lane[s] = arena.take<T>((by_row ? plan.K : 1) * width * 2 * L);
     }
-    for (auto& piece : aged) piece = plan.p.position ? arena.take<T>(plan.K * plan.D * L) : nullptr;
+    window.lay_out(arena, backward);
+    for (auto& piece : heads)
+      piece = plan.p.position ? arena.take<T>(plan.K * plan.D * L) : nullptr;
     for (auto& piece : scores) piece = arena.take<T>(plan.K * L);
   }
 
@@ -58,12 +62,14 @@ template <class T> struct Worker {
     }
   }
 
-  // Moments of one site at one step. `announce` before the meeting, `agree` after it.
-  void announce(int site, int64_t step, const T* panel, int64_t panel_step) {
+  // Moments of one site at one step, over these blocks or rows of windows. `announce` before the
+  // meeting, `agree` after it.
+  void announce(int site, int64_t step, const T* panel, int64_t panel_step, const Range<T>& over) {
     if (plan.norms[site].measures(step))
-      measure(exchange.slot(turn, site, thread), panel, panel_step, plan.H, range);
+      measure(exchange.slot(turn, site, thread), panel, panel_step, plan.H, over);
   }
-  Moments<T> agree(int site, int64_t step, const T* panel, int64_t panel_step) {
+  Moments<T> agree(int site, int64_t step, const T* panel, int64_t panel_step,
+                   const Range<T>& over) {
     const Norm<T>& norm = plan.norms[site];
     if (norm.measures(step)) {
       merge_moments(of_feature[site], exchange, turn - 1, site);
@@ -71,10 +77,11 @@ template <class T> struct Worker {
         std::copy_n(of_feature[site], 2 * plan.H, norm.moments + step * 2 * plan.H);
       return {of_feature[site], nullptr, plan.H};
     }
-    return known(site, step, panel, panel_step);
+    return known(site, step, panel, panel_step, over);
   }
   // Moments that need no other thread: as stored, or of each sequence's own features.
-  Moments<T> known(int site, int64_t step, const T* panel, int64_t panel_step) {
+  Moments<T> known(int site, int64_t step, const T* panel, int64_t panel_step,
+                   const Range<T>& over) {
     const Norm<T>& norm = plan.norms[site];
     if (norm.kind == kBatchNorm) {
       Moments<T> stored{norm.moments + step * 2 * plan.H, nullptr, plan.H};
@@ -82,7 +89,7 @@ template <class T> struct Worker {
       return stored;
     }
     if (norm.kind == kLayerNorm)
-      for (int64_t b = 0; b < range.blocks; ++b)
+      for (int64_t b = 0; b < over.blocks; ++b)
         measure_features(of_lane[site] + b * 2 * L, panel + b * panel_step, plan.H);
     return {nullptr, of_lane[site], plan.H};
   }
@@ -91,16 +98,5 @@ template <class T> struct Worker {
     if (!needed) return;
     barrier.wait();
     ++turn;
-  }
-
-  const T* slots(int64_t count, int site, int64_t head) const {
-    const T* position = static_cast<const T*>(plan.p.position);
-    return position + (plan.K - count) * 2 * plan.H + (site == kValue ? plan.H : 0) + head;
-  }
-  void age(int site, const T* rows, int64_t count, int64_t head, T* to) const {
-    with_activation(plan.p.activation, [&](auto a) {
-      age_rows<T, decltype(a)::value>(rows, slots(count, site, head), count, plan.D, plan.N, plan.H,
-                                      to, plan.head_step());
-    });
   }
 };
