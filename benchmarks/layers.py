@@ -89,16 +89,23 @@ def compare_sizes(field: str, values: Sequence[Any]) -> str:
 
 
 def compare_positions() -> str:
-    """Both paths without and with positional encoding."""
-    cases = [Case(name, positions=kind) for name in PATHS[1:] for kind in ("none", "static")]
+    """Both paths without and with positional encoding, by which norms of keys go by age, too."""
+    cases = [
+        Case(name, positions=kind, attention_norm=norm)
+        for name in PATHS[1:]
+        for norm in ("none", "layer", "batch")
+        for kind in ("none", "static")
+    ]
     times = measure_times(cases)
     rows = []
     for without, encoded in zip(cases[::2], cases[1::2], strict=True):
         ratio = times[encoded].beside(times[without])
         peaks = [f"{measure_peak(case):.0f}" for case in (without, encoded)]
         seconds = [f"{times[case].seconds:.3f}" for case in (without, encoded)]
-        rows.append([NAMES[without.name], *seconds, f"{ratio:.2f}", *peaks])
-    return table(["layer", "s without", "s with", "ratio", "peak MB without", "with"], rows)
+        about = [NAMES[without.name], without.attention_norm]
+        rows.append([*about, *seconds, f"{ratio:.2f}", *peaks])
+    head = ["layer", "norm of keys", "s without", "s with", "ratio", "peak MB without", "with"]
+    return table(head, rows)
 
 
 def compare_threads() -> str:

@@ -30,6 +30,7 @@ class Case(NamedTuple):
     batch: int = BATCH
     window: int = WINDOW
     positions: str = "none"
+    attention_norm: str = "none"
 
 
 def make_step(case: Case) -> Callable[[], None]:
@@ -57,6 +58,7 @@ def make_step(case: Case) -> Callable[[], None]:
             stacking="residual",
             attention_activation="elu",
             norm="batch",
+            attention_norm=case.attention_norm,
             positional_encoding=case.positions,
             backend=case.name.removeprefix("larnn-"),
         )

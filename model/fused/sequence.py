@@ -159,7 +159,5 @@ def _learn(
     # Sequences only ever end: the measured steps follow one another.
     first, end = rows[0], rows[-1] + 1
     mean, inverse = moments[first:end].unbind(1)
-    counts = [
-        span.running[step] * min(widest, span.history + step) for step in steps[first:end]
-    ]
+    counts = [span.running[step] * min(widest, span.history + step) for step in steps[first:end]]
     norm.learn(int(span.first[0]) + steps[first], mean, inverse, counts)

@@ -143,9 +143,10 @@ def test_gradcheck_with_dropout(place):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_the_same_threads_give_the_same_bits(threads, norm):
+@pytest.mark.parametrize("positions", ["none", "static"])
+def test_the_same_threads_give_the_same_bits(threads, norm, positions):
     torch.set_num_threads(threads)
-    layer = make_layer(4, norm=norm, attention_norm=norm).float()
+    layer = make_layer(4, norm=norm, attention_norm=norm, positional_encoding=positions).float()
     x = torch.randn(6, 40, 3, dtype=torch.float32)
     runs = [torch.autograd.grad(layer(x)[0].sum(), layer.parameters()) for _ in range(3)]
     for run in runs[1:]:
