@@ -37,6 +37,7 @@ template <class T> struct Backward : Worker<T> {
            Barrier& barrier, int thread, T* d_keys, T* d_values)
       : Base(plan, exchange, barrier, thread), packed(packed), d_keys(d_keys), d_values(d_values) {
     kept = std::max<int64_t>(1, 64 / plan.widest_range());
+    this->window.d_stored[kKey] = d_keys, this->window.d_stored[kValue] = d_values;
   }
 
   void lay_out(Arena& arena) {
@@ -75,6 +76,7 @@ template <class T> struct Backward : Worker<T> {
     total.attended_bias = sums(H);
     for (auto& norm : total.norms) norm = sums(2 * H);
     total.position = plan.p.position ? sums(plan.K * 2 * H) : nullptr;
+    this->window.d_position = total.position;
     total.count = (arena.used() - start) / int64_t(sizeof(T));
   }
 
@@ -247,11 +249,18 @@ template <class T> struct Backward : Worker<T> {
     }
     add_lanes(total.attended_bias, d_attended, panel(), H);
     product(packed.attended, H, H, d_attended, panel(), d_mixed, panel(), range.blocks);
-    if (plan.p.position) age_again(t);
+    this->groups(t, [&](const Range<T>& blocks) {
+      if (plan.p.position) age_again(t, blocks);
+      for (int64_t b = 0; b < blocks.blocks; ++b) {
+        const int64_t block = blocks.first + b, at = block - range.first;
+        for (int64_t n = 0; n < plan.N; ++n)
+          attend_back(t, block, n, d_mixed + at * panel(), d_asked_panel() + at * 5 * panel());
+      }
+      if (this->window.has_norms()) through_age_norms(t);
+    });
     for (int64_t b = 0; b < range.blocks; ++b) {
       const int64_t block = range.first + b;
       T* d_query = d_asked_panel() + b * 5 * panel();
-      for (int64_t n = 0; n < plan.N; ++n) attend_back(t, b, n, d_mixed + b * panel(), d_query);
       const T* query = plan.step(t, block);
       const T* before = plan.query_pre ? plan.query(t, block) : query;
       with_activation(plan.p.activation, [&](auto a) {
@@ -260,19 +269,19 @@ template <class T> struct Backward : Worker<T> {
               slope<T, decltype(a)::value>(*vectors(before + i), *vectors(query + i));
       });
     }
-    if (plan.p.position) through_age(t);
   }
 
   // Keys and values of the step's windows, as forward had them.
-  void age_again(int64_t t) {
+  void age_again(int64_t t, const Range<T>& blocks) {
     auto& window = this->window;
-    window.enter(t, range);
+    window.enter(t, blocks);
+    if (!window.has_norms()) return;
     for (int site : {kKey, kValue})
       window.moments[site] = this->known(kAgedKey + site, plan.R + t - 1, window.panels[site],
                                          panel(), window.range);
   }
   // Through the norms of the step's windows, and through age into projections.
-  void through_age(int64_t t) {
+  void through_age_norms(int64_t t) {
     const int64_t step = plan.R + t - 1;
     auto& window = this->window;
     for (int site : {kKey, kValue})
@@ -282,11 +291,10 @@ template <class T> struct Backward : Worker<T> {
     for (int site : {kKey, kValue})
       back_to(kAgedKey + site, step, window.moments[site], window.panels[site], panel(),
               window.gradients[site], panel(), window.range);
-    window.leave(d_keys, d_values, total.position);
+    window.leave();
   }
 
-  void attend_back(int64_t t, int64_t b, int64_t n, const T* d_mixed, T* d_query) {
-    const int64_t block = range.first + b;
+  void attend_back(int64_t t, int64_t block, int64_t n, const T* d_mixed, T* d_query) {
     const int64_t oldest = plan.oldest(t), count = plan.R + t - oldest, D = plan.D, N = plan.N;
     const T scale = T(1) / std::sqrt(T(D));
     const T* saved = plan.step(t, block);
@@ -303,8 +311,8 @@ template <class T> struct Backward : Worker<T> {
     const T *keys = plan.keys_at + run, *values = plan.values_at + run;
     clear_new_rows(t, block, n);
     if (plan.p.position) {
-      for (int site : {kKey, kValue}) this->window.take_head(site, b, n, this->heads[site]);
-      keys = this->heads[kKey], values = this->heads[kValue];
+      keys = this->window.take_head(kKey, block, n);
+      values = this->window.take_head(kValue, block, n);
     }
     const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T *weights = this->scores[0], *d_scores = this->scores[1];
@@ -321,8 +329,8 @@ template <class T> struct Backward : Worker<T> {
       }
     if (plan.p.position) {
       mix_rows(d_scores, keys, count, D, d_asked, 0);
-      this->window.give_head(kKey, b, n, d_scores, query);
-      this->window.give_head(kValue, b, n, weights, d_head);
+      this->window.give_head(kKey, block, n, d_scores, query);
+      this->window.give_head(kValue, block, n, weights, d_head);
     } else {
       spread_rows(d_scores, weights, query, d_head, keys, count, D, d_asked, d_keys + run,
                   d_values + run, ahead);

@@ -67,7 +67,6 @@ template <class T> struct Forward : Worker<T> {
     const auto& norms = plan.norms;
     this->at_step(t);
     ask(t);
-    if (plan.p.position) age(t);
     look(t);
     this->announce(kAttention, t, plan.step(t, range.first) + 6 * panel(), saved(), range);
     this->meet(norms[kAttention].measures(t));
@@ -111,10 +110,11 @@ template <class T> struct Forward : Worker<T> {
   }
 
   // Keys and values of the step's windows, and the moments of their norms.
-  void age(int64_t t) {
+  void age(int64_t t, const Range<T>& blocks) {
     const int64_t step = plan.R + t - 1;  // of the newest row
     auto& window = this->window;
-    window.enter(t, range);
+    window.enter(t, blocks);
+    if (!window.has_norms()) return;
     for (int site : {kKey, kValue})
       this->announce(kAgedKey + site, step, window.panels[site], panel(), window.range);
     this->meet(plan.norms[kAgedKey].measures(step) || plan.norms[kAgedValue].measures(step));
@@ -127,8 +127,11 @@ template <class T> struct Forward : Worker<T> {
     const Problem& p = plan.p;
     const int64_t H = plan.H;
     T* first = plan.step(t, range.first);
-    for (int64_t b = 0; b < range.blocks; ++b)
-      for (int64_t n = 0; n < plan.N; ++n) attend(t, b, n);
+    this->groups(t, [&](const Range<T>& blocks) {
+      if (p.position) age(t, blocks);
+      for (int64_t b = 0; b < blocks.blocks; ++b)
+        for (int64_t n = 0; n < plan.N; ++n) attend(t, blocks.first + b, n);
+    });
     product(packed.attended, H, H, first + 5 * panel(), saved(), first + 6 * panel(), saved(),
             range.blocks, Begin::kBias, static_cast<const T*>(p.attended_bias));
     for (int64_t b = 0; b < range.blocks; ++b) {
@@ -138,8 +141,7 @@ template <class T> struct Forward : Worker<T> {
   }
 
   // Head n owns the features n, N + n, 2N + n, ... of query and result.
-  void attend(int64_t t, int64_t b, int64_t n) {
-    const int64_t block = range.first + b;
+  void attend(int64_t t, int64_t block, int64_t n) {
     const int64_t oldest = plan.oldest(t), count = plan.R + t - oldest, D = plan.D;
     const T scale = T(1) / std::sqrt(T(D));
     T* saved = plan.step(t, block);
@@ -149,8 +151,8 @@ template <class T> struct Forward : Worker<T> {
     const T* keys = plan.keys_at + plan.run(block, n, oldest);
     const T* values = plan.values_at + plan.run(block, n, oldest);
     if (plan.p.position) {
-      for (int site : {kKey, kValue}) this->window.take_head(site, b, n, this->heads[site]);
-      keys = this->heads[kKey], values = this->heads[kValue];
+      keys = this->window.take_head(kKey, block, n);
+      values = this->window.take_head(kValue, block, n);
     }
     const int64_t ahead = plan.p.position ? 0 : plan.head_step();
     T* scores = this->scores[0];

@@ -15,7 +15,6 @@ template <class T> struct Worker {
   T* of_feature[kSites];  // [2,H]
   T* of_lane[kSites];     // [block or row of a window][2][lane]
   AgedWindow<T> window;
-  T* heads[2];            // a head's keys and values by age [K,D][lane]
   T* scores[2];           // [K][lane]
 
   Worker(const Plan<T>& plan, const Exchange<T>& exchange, Barrier& barrier, int thread)
@@ -27,12 +26,9 @@ template <class T> struct Worker {
     active = arena.take<T>(width * L);
     for (int s = 0; s < kSites; ++s) {
       of_feature[s] = arena.take<T>(2 * plan.H);
-      const bool by_row = s >= kAgedKey && plan.norms[s].kind == kLayerNorm;
-      of_lane[s] = arena.take<T>((by_row ? plan.K : 1) * width * 2 * L);
+      of_lane[s] = arena.take<T>((s >= kAgedKey ? window.widest() * plan.K : width) * 2 * L);
     }
     window.lay_out(arena, backward);
-    for (auto& piece : heads)
-      piece = plan.p.position ? arena.take<T>(plan.K * plan.D * L) : nullptr;
     for (auto& piece : scores) piece = arena.take<T>(plan.K * L);
   }
 
@@ -92,6 +88,13 @@ template <class T> struct Worker {
       for (int64_t b = 0; b < over.blocks; ++b)
         measure_features(of_lane[site] + b * 2 * L, panel + b * panel_step, plan.H);
     return {nullptr, of_lane[site], plan.H};
+  }
+  // Call work(first block, blocks of the range) for the blocks whose windows are made at once.
+  template <class Work> void groups(int64_t t, const Work& work) const {
+    const bool apart = plan.p.position && !plan.norms[kAgedKey].measures(plan.R + t - 1);
+    const int64_t wide = apart ? 1 : range.blocks;
+    for (int64_t b = 0; b < range.blocks; b += wide)
+      work(Range<T>{range.first + b, wide, active + b * L});
   }
   // Let all threads catch up, where one of them waits for the others' sums.
   void meet(bool needed) {
