@@ -26,8 +26,9 @@ from search.commands import (
     steering,
     training,
 )
+from search.config_file import defaults_from_file
 from search.logs import FORMATS, set_up_logging
-from search.options import defaults_from_file, option
+from search.options import option
 from search.text import visible
 from trials import errors
 

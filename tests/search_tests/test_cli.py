@@ -9,7 +9,8 @@ import click
 import pytest
 
 from search.cli import cli, run_command
-from search.options import CONFIG_FILE, defaults_from_file
+from search.config_file import defaults_from_file
+from search.options import CONFIG_FILE
 from tests.search_tests.sample_study import sample_study, sample_trials
 from trials.study import StudySpec, StudyState
 
