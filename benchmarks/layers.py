@@ -89,7 +89,7 @@ def compare_sizes(field: str, values: Sequence[Any]) -> str:
 
 
 def compare_positions() -> str:
-    """Both paths without and with positional encoding, by which norms of keys go by age, too."""
+    """Both paths without and with positional encoding, for each norm of keys and values."""
     cases = [
         Case(name, positions=kind, attention_norm=norm)
         for name in PATHS[1:]

@@ -50,10 +50,31 @@ def test_every_field_agrees_with_the_oracle(number):
     torch.set_num_threads(1 + number % 2)
     x = torch.randn(steps, batch, layer.input_size)
     state = make_state(layer, [number % 4] * batch) if number % 2 else None
-    lengths = (
-        [random.Random(i).randint(0, steps) for i in range(batch)] if number % 5 == 1 else None
+    draw = random.Random(number)  # one sequence is whole: of none there is no gradient
+    ends = [steps, *(draw.randint(0, steps) for _ in range(batch - 1))]
+    assert_same(layer, x, state, ends if number % 3 == 1 else None)
+
+
+@pytest.mark.usefixtures("no_torch_path")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+@pytest.mark.parametrize(
+    ("threads", "window", "batch", "seen"), [(1, 3, 19, 2), (2, 9, 26, 0), (3, 3, 42, 5)]
+)
+def test_keys_that_change_with_age(threads, window, batch, seen, norm, training):
+    torch.set_num_threads(threads)
+    layer = make_layer(
+        threads,
+        heads=3,
+        layers=1,
+        window=window,
+        attention_norm=norm,
+        attention_activation="tanh",
+        positional_encoding="static",
     )
-    assert_same(layer, x, state, lengths)
+    x = torch.randn(6, batch, layer.input_size)
+    ends = [6, *(random.Random(batch).randint(0, 5) for _ in range(batch - 1))]
+    assert_same(layer.train(training), x, make_state(layer, [seen] * batch), ends)
 
 
 @settings(max_examples=15)

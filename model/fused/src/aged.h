@@ -12,7 +12,7 @@ template <class T> struct AgedWindow {
   T* heads[2];       // a head's keys and values [row][D][lane], see `take_head`
   T* panels[2];      // of all heads, before their norms
   T* gradients[2];   // of these, after their norms and then before
-  T* running;        // [block][row][lane]: 1 where a sequence has this step
+  T* present;        // [block][row][lane]: 1 where a sequence has this step
   Range<T> range{};  // of rows
   Moments<T> moments[2];
   int64_t first = 0, oldest = 0, rows = 0;
@@ -27,27 +27,24 @@ template <class T> struct AgedWindow {
     if (!plan.p.position) return;
     for (auto& piece : heads) piece = arena.take<T>(plan.K * plan.D * L);
     if (!has_norms()) return;
-    const int64_t most = widest() * plan.K;
+    // More than one block at once only where a batch's moments need them all.
+    const bool together = plan.norms[kAgedKey].kind == kBatchNorm && plan.in_step();
+    const int64_t most = (together ? plan.widest_range() : 1) * plan.K;
     for (auto& piece : panels) piece = arena.take<T>(most * plan.H * L);
     for (auto& piece : gradients) piece = backward ? arena.take<T>(most * plan.H * L) : nullptr;
-    running = arena.take<T>(most * L);
+    present = arena.take<T>(most * L);
   }
 
   bool has_norms() const { return plan.norms[kAgedKey].kind != kNoNorm; }
-  // How many blocks are taken at once: more than one only where a batch's moments need them all.
-  int64_t widest() const {
-    return plan.norms[kAgedKey].kind == kBatchNorm ? plan.widest_range() : 1;
-  }
-
   void enter(int64_t t, const Range<T>& blocks) {
     first = blocks.first;
     oldest = plan.oldest(t);
     rows = plan.R + t - oldest;
     if (!has_norms()) return;
-    range = {first, blocks.blocks * rows, running};
+    range = {0, blocks.blocks * rows, present};
     for (int64_t b = 0; b < blocks.blocks; ++b) {
       for (int64_t j = 0; j < rows; ++j)
-        std::copy_n(blocks.active + b * L, L, running + (b * rows + j) * L);
+        std::copy_n(blocks.active + b * L, L, present + (b * rows + j) * L);
       for (int64_t n = 0; n < plan.N; ++n)
         for (int site : {kKey, kValue})
           age(site, first + b, n, [&](const Place& at) { return panels[site] + at.panel; });
@@ -63,10 +60,9 @@ template <class T> struct AgedWindow {
       return to;
     }
     each(block, head, [&](const Place& at) {
-      const T weight = norm.weight[at.f], bias = norm.bias ? norm.bias[at.f] : T(0);
       for (int i = 0; i < L; i += W) {
         const Vec<T> value = *vectors(panels[site] + at.panel + i);
-        *vectors(to + at.head + i) = moments[site].centred(value, at.row, at.f, i) * weight + bias;
+        *vectors(to + at.head + i) = normalised(norm, moments[site], value, at.row, at.f, i);
       }
     });
     return to;

@@ -3,7 +3,8 @@
 #include "problem.h"
 
 // A batch's windows do not fit the cache, and each head's is too short a run for the processor to see
-// it coming: while one head is computed, the rows `ahead` of its own (the next head's) are fetched.
+// it coming: while one head is computed, the rows `ahead` of its own (the next head's) are fetched
+// (with positions, while rows are made: aged.h).
 
 // Features of a head are taken a few at a time, so that they stay in registers.
 template <class Work> void in_chunks(int64_t features, const Work& work) {

@@ -37,7 +37,6 @@ template <class T> struct Backward : Worker<T> {
            Barrier& barrier, int thread, T* d_keys, T* d_values)
       : Base(plan, exchange, barrier, thread), packed(packed), d_keys(d_keys), d_values(d_values) {
     kept = std::max<int64_t>(1, 64 / plan.widest_range());
-    this->window.d_stored[kKey] = d_keys, this->window.d_stored[kValue] = d_values;
   }
 
   void lay_out(Arena& arena) {
@@ -77,6 +76,7 @@ template <class T> struct Backward : Worker<T> {
     for (auto& norm : total.norms) norm = sums(2 * H);
     total.position = plan.p.position ? sums(plan.K * 2 * H) : nullptr;
     this->window.d_position = total.position;
+    this->window.d_stored[kKey] = d_keys, this->window.d_stored[kValue] = d_values;
     total.count = (arena.used() - start) / int64_t(sizeof(T));
   }
 
@@ -109,7 +109,7 @@ template <class T> struct Backward : Worker<T> {
     sums(kHidden, t, hidden, before_hidden, panel(), d_hidden, panel(), range);
     if (looked_at) open_memory(row);
     this->at_step(t);
-    this->meet(norms[kHidden].measures(t) || (looked_at && measures_memory(row)));
+    this->meet(norms[kHidden].measures(t) || (looked_at && this->memory_measures(kKey, row)));
     back_to(kHidden, t, hidden, before_hidden, panel(), d_hidden, panel(), range);
     if (looked_at) close_memory(row);
     this->at_step(t);
@@ -131,9 +131,6 @@ template <class T> struct Backward : Worker<T> {
     if (++waiting == kept) take_matrix_gradients();
   }
 
-  bool measures_memory(int64_t row) const {
-    return plan.norms[kKey].measures(row) || plan.norms[kValue].measures(row);
-  }
   void sums(int site, int64_t step, const Moments<T>& moments, const T* from, int64_t from_step,
             const T* gradient, int64_t gradient_step, const Range<T>& over) {
     const Norm<T>& norm = plan.norms[site];
@@ -287,7 +284,7 @@ template <class T> struct Backward : Worker<T> {
     for (int site : {kKey, kValue})
       sums(kAgedKey + site, step, window.moments[site], window.panels[site], panel(),
            window.gradients[site], panel(), window.range);
-    this->meet(plan.norms[kAgedKey].measures(step) || plan.norms[kAgedValue].measures(step));
+    this->meet(this->memory_measures(kAgedKey, step));
     for (int site : {kKey, kValue})
       back_to(kAgedKey + site, step, window.moments[site], window.panels[site], panel(),
               window.gradients[site], panel(), window.range);
@@ -420,7 +417,7 @@ template <class T> struct Backward : Worker<T> {
         for (int64_t i = 0; i < range.blocks * 2 * panel(); i += W)
           *vectors(memory + i) = activate<T, decltype(a)::value>(*vectors(before + i));
       });
-    } else {
+    } else if (!plan.p.position) {
       gather(memory, plan.keys_at, row, kKey);
       gather(memory, plan.values_at, row, kValue);
     }
@@ -462,7 +459,7 @@ template <class T> struct Backward : Worker<T> {
     for (int64_t row = plan.R - 1; row >= 0; --row) {
       if (row >= plan.oldest(0)) {
         open_memory(row);
-        this->meet(measures_memory(row));
+        this->meet(this->memory_measures(kKey, row));
         close_memory(row);
       }
       for (int64_t b = 0; b < range.blocks; ++b) {

@@ -56,7 +56,7 @@ template <class T> struct Forward : Worker<T> {
                    (range.first + b) * L, plan.B);
       project(row);
       announce_memory(row);
-      this->meet(plan.norms[kKey].measures(row) || plan.norms[kValue].measures(row));
+      this->meet(this->memory_measures(kKey, row));
       remember(row);
     }
   }
@@ -82,7 +82,7 @@ template <class T> struct Forward : Worker<T> {
       this->at_step(t);
     }
     this->meet(norms[kHidden].measures(t) ||
-               (looked_at && (norms[kKey].measures(row) || norms[kValue].measures(row))));
+               (looked_at && this->memory_measures(kKey, row)));
     make_hidden(t);
     if (looked_at) remember(row);
   }
@@ -117,7 +117,7 @@ template <class T> struct Forward : Worker<T> {
     if (!window.has_norms()) return;
     for (int site : {kKey, kValue})
       this->announce(kAgedKey + site, step, window.panels[site], panel(), window.range);
-    this->meet(plan.norms[kAgedKey].measures(step) || plan.norms[kAgedValue].measures(step));
+    this->meet(this->memory_measures(kAgedKey, step));
     for (int site : {kKey, kValue})
       window.moments[site] =
           this->agree(kAgedKey + site, step, window.panels[site], panel(), window.range);

@@ -118,19 +118,21 @@ template <class T> struct Moments {
 };
 
 template <class T>
+Vec<T> normalised(const Norm<T>& norm, const Moments<T>& moments, Vec<T> value, int64_t block,
+                  int64_t f, int i) {
+  if (norm.kind == kNoNorm) return value;
+  return moments.centred(value, block, f, i) * norm.weight[f] + (norm.bias ? norm.bias[f] : T(0));
+}
+
+template <class T>
 void normalise(const Norm<T>& norm, const Moments<T>& moments, const T* from, int64_t from_step,
                T* to, int64_t to_step, int64_t blocks) {
   constexpr int L = kLanes<T>, W = kWidth<T>;
   for (int64_t b = 0; b < blocks; ++b)
-    for (int64_t f = 0; f < norm.features; ++f) {
-      const T weight = norm.kind == kNoNorm ? T(1) : norm.weight[f];
-      const T bias = norm.bias ? norm.bias[f] : T(0);
-      for (int i = 0; i < L; i += W) {
-        Vec<T> value = *vectors(from + b * from_step + f * L + i);
-        if (norm.kind != kNoNorm) value = moments.centred(value, b, f, i) * weight + bias;
-        *vectors(to + b * to_step + f * L + i) = value;
-      }
-    }
+    for (int64_t f = 0; f < norm.features; ++f)
+      for (int i = 0; i < L; i += W)
+        *vectors(to + b * to_step + f * L + i) = normalised(
+            norm, moments, *vectors(from + b * from_step + f * L + i), b, f, i);
 }
 
 // Sums over sequences of the gradient, and of it times the normalised value: into the parameters'

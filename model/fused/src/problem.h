@@ -27,11 +27,11 @@ struct Problem {
   const void *memory_matrix, *memory_bias; // [2H,H], [2H] or null: rows of the key, then the value
   const void* position;                    // what each slot's age adds [K,2H], or null
   const void *attended_matrix, *attended_bias, *gates_matrix;  // [H,H], [H], [4H,H]
-  const void *norm_weight[kGivenSites], *norm_bias[kGivenSites];         // [H] each, or null
-  void* moments[kGivenSites];             // batch norm: mean and 1/std, [steps,2,H]
-  const uint8_t* measured[kGivenSites];   // [steps]: whether the batch's own moments are taken
-  double bounds[kGivenSites];             // of 1/std times a value's distance from a mean not measured
-  void *output, *cells;              // [T,B,H], [cells_out,B,H]
+  const void *norm_weight[kGivenSites], *norm_bias[kGivenSites];  // [H] each, or null
+  void* moments[kGivenSites];            // batch norm: mean and 1/std, [steps,2,H]
+  const uint8_t* measured[kGivenSites];  // [steps]: whether the batch's own moments are taken
+  double bounds[kGivenSites];  // of 1/std times a value's distance from a mean not measured
+  void *output, *cells;        // [T,B,H], [cells_out,B,H]
   void *saved, *scratch;
   // Backward only; gradients of what comes out (null: none), then of what went in.
   const void *d_output, *d_cells;
@@ -91,8 +91,6 @@ template <class T> struct Plan {
     for (int s = 0; s < kSites; ++s) {
       const bool elsewhere = of_memory(s) && (s >= kAgedKey) != (p.position != nullptr);
       const int64_t kind = elsewhere ? kNoNorm : of_memory(s) ? p.memory_norm : p.norm;
-      norms[s] = {kind, H};
-      if (kind == kNoNorm) continue;
       const int g = given_site(s);
       norms[s] = {kind,
                   H,

@@ -26,7 +26,7 @@ template <class T> struct Worker {
     active = arena.take<T>(width * L);
     for (int s = 0; s < kSites; ++s) {
       of_feature[s] = arena.take<T>(2 * plan.H);
-      of_lane[s] = arena.take<T>((s >= kAgedKey ? window.widest() * plan.K : width) * 2 * L);
+      of_lane[s] = arena.take<T>((s >= kAgedKey ? plan.K : width) * 2 * L);  // a block apart
     }
     window.lay_out(arena, backward);
     for (auto& piece : scores) piece = arena.take<T>(plan.K * L);
@@ -89,9 +89,13 @@ template <class T> struct Worker {
         measure_features(of_lane[site] + b * 2 * L, panel + b * panel_step, plan.H);
     return {nullptr, of_lane[site], plan.H};
   }
-  // Call work(first block, blocks of the range) for the blocks whose windows are made at once.
+  // Whether keys or values take the batch's own moments; `key` is their first site.
+  bool memory_measures(int key, int64_t row) const {
+    return plan.norms[key].measures(row) || plan.norms[key + kValue].measures(row);
+  }
+  // Call work(range of blocks) for blocks whose windows are made together.
   template <class Work> void groups(int64_t t, const Work& work) const {
-    const bool apart = plan.p.position && !plan.norms[kAgedKey].measures(plan.R + t - 1);
+    const bool apart = plan.p.position && !memory_measures(kAgedKey, plan.R + t - 1);
     const int64_t wide = apart ? 1 : range.blocks;
     for (int64_t b = 0; b < range.blocks; b += wide)
       work(Range<T>{range.first + b, wide, active + b * L});
