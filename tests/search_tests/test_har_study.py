@@ -121,6 +121,12 @@ def test_the_accuracies_of_the_documents_are_those_of_the_files():
     assert f"{100 * folds['mean']:+.2f} [{low}, {high}]" in document
 
 
+def test_the_kept_summary_is_that_of_the_files():
+    said = CliRunner().invoke(cli, ["summary", *map(str, sorted(STUDY.glob("*.jsonl"))), "--json"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.output) == json.loads((STUDY / "summary.json").read_text())
+
+
 def test_the_ablation_of_the_document_is_that_of_the_file():
     rows = comparison(from_file(STUDY / "har-larnn-2-ablation.jsonl"))
     document = (ROOT / "docs" / "which_settings_win.md").read_text()
