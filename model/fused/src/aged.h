@@ -36,6 +36,8 @@ template <class T> struct AgedWindow {
   }
 
   bool has_norms() const { return plan.norms[kAgedKey].kind != kNoNorm; }
+
+  // Begin with a step's windows; with norms, all of their keys and values are made now.
   void enter(int64_t t, const Range<T>& blocks) {
     first = blocks.first;
     oldest = plan.oldest(t);
