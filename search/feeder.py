@@ -19,7 +19,7 @@ from search.ending import all_failed, reason_to_end
 from search.history import other_trials
 from search.pruning import NoPruning, Standings, make_rule
 from search.ranking import candidates
-from search.results import duration_s
+from search.results import spent_s
 from search.space import Space
 from search.study_view import StudyView
 from trials.errors import (
@@ -195,8 +195,8 @@ class Feeder:
         self.pause = SHORTEST_PAUSE if changed else min(2 * self.pause, longest)
 
     def _typical_seconds(self, unknown: float) -> float:
-        """Mean running time of the latest trials."""
-        known = map(duration_s, self._view.finished[-20:])
+        """Mean running time of the latest trials, all attempts of each."""
+        known = map(spent_s, self._view.finished[-20:])
         times = [seconds for seconds in known if seconds is not None]
         return sum(times) / len(times) if times else unknown
 
