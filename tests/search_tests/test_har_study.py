@@ -89,8 +89,8 @@ def test_the_numbers_of_the_activation_are_those_of_the_documents(tmp_path):
     author = os.environ.get("LARNN_TEST_AUTHOR_TRIALS")
     words = [sys.executable, tmp_path / "activation.py", *([author] if author else [])]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    _, told = document.read_text().split("## Does the activation")
-    rows = [line for line in told.splitlines() if line.startswith("| ")][2:]
+    _, told = document.read_text().split("| trials | with, without |")
+    rows = [line for line in told.splitlines() if line.startswith("| ")][1:]
     for line, row in zip(said.splitlines(), rows if author else rows[1:], strict=True):
         _, on, off, difference = line.split(maxsplit=3)
         assert f"| {on}, {off} |" in row
