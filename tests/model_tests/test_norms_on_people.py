@@ -28,7 +28,7 @@ def people():
 def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(attention_norm, people):
     config = TrialConfig.from_params(
         {"norm": "batch", "attention_norm": attention_norm, "num_layers": 2, "epochs": 4,
-         "batch_size": 32, "learning_rate": 0.01, "time_stride": 4}
+         "batch_size": 32, "learning_rate": 0.01, "time_stride": 4, "keep": "last", "patience": 0}
     )  # fmt: skip
     weights = fit(config, people, device="cpu", threads=1).weights
     trained = load_classifier(weights, "cpu")
@@ -39,7 +39,9 @@ def test_accuracy_on_the_training_windows_is_the_same_in_both_modes(attention_no
         logits = trained.model.train()(part.batch(slice(None))[0])
     in_training = logits.argmax(1).eq(part.y).double().mean().item()
     assert in_training > 0.75  # chance: 0.19
-    assert evaluated == pytest.approx(in_training, abs=0.01)
+    # Of ten seeds each, 0.013 apart at most, and to rounding, which CPUs do differently, this is
+    # another seed; epochs before the last, whose learning rate is high, are up to 0.024 apart.
+    assert evaluated == pytest.approx(in_training, abs=0.03)
     for layer in trained.model.modules():  # without what it learned, batch norm would be lost
         if isinstance(layer, StepBatchNorm):
             layer.running_mean.zero_()
